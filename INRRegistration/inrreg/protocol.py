@@ -1,0 +1,319 @@
+"""What panel, command line and worker agree on: settings, presets, jobs, commands and events.
+
+Standard library only: the panel reads this with torch, numpy and SimpleITK absent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import pkgutil
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+VERSION = 1
+"""Version of job files, events and saved models; a reader refuses any other."""
+
+DEFAULT_PRESET = "fast"
+PREALIGNMENTS = ("none", "rigid", "affine")
+
+
+class UserError(Exception):
+    """An error that the user can mend: one sentence, and what to do about it.
+
+    `code` is a stable word that programs can test, `message` says what is wrong, `hint` what to do.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(f"{message} {hint}".strip())
+        self.code, self.message, self.hint = code, message, hint
+
+
+# ---------------------------------------------------------------------------------------- settings
+
+
+def setting(default: Any, help: str, *, unit: str = "", low: float | None = None, high: float | None = None) -> Any:
+    """A field of a `Settings` dataclass with its unit and its closed range."""
+    metadata = {"help": help, "unit": unit, "low": low, "high": high}
+    if isinstance(default, list):
+        raise TypeError("use a tuple for a sequence setting")
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of every method's configuration: typed, ranged, and the one schema that all readers share.
+
+    The type of a setting is the type of its default; a tuple holds values of its first entry's type.
+    Raises `UserError` (code `setting`) when constructed with a value of the wrong type or range.
+    """
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
+
+    def override(self, assignments: dict[str, Any]) -> Settings:
+        """A copy with some settings replaced; values may be text, as `--set key=value` gives them."""
+        known = {item.name: item for item in dataclasses.fields(self)}
+        for name in assignments:
+            if name not in known:
+                raise UserError(
+                    "setting", f"There is no setting '{name}' here.", f"Known settings: {', '.join(sorted(known))}."
+                )
+        return dataclasses.replace(self, **assignments)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, by name."""
+        return dataclasses.asdict(self)
+
+
+def _checked(item: dataclasses.Field, value: Any) -> Any:
+    default = item.default
+    if isinstance(default, tuple):
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)) or not parts:
+            raise UserError("setting", f"Setting '{item.name}' needs a list of values, not {value!r}.")
+        return tuple(_checked_scalar(item, default[0], part) for part in parts)
+    return _checked_scalar(item, default, value)
+
+
+def _checked_scalar(item: dataclasses.Field, default: Any, value: Any) -> Any:
+    kind = type(default)
+    try:
+        if kind is bool and isinstance(value, str):
+            value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+        elif kind is int and isinstance(value, str):
+            value = int(value)
+        elif kind is float and not isinstance(value, bool):
+            value = float(value)
+    except (KeyError, TypeError, ValueError):
+        pass
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise UserError("setting", f"Setting '{item.name}' needs a value of type {kind.__name__}, not {value!r}.")
+    low, high = item.metadata["low"], item.metadata["high"]
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"from {low if low is not None else '-inf'} to {high if high is not None else 'inf'}"
+        raise UserError("setting", f"Setting '{item.name}' must lie {bounds} {item.metadata['unit']}".rstrip() + ".")
+    return value
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A method with one set of settings, under the name that users choose."""
+
+    name: str
+    settings: Settings
+    source: str
+    purpose: str
+    method: str = ""
+    """Module name below `inrreg.methods`; filled in by `presets`."""
+
+
+@cache
+def presets() -> dict[str, Preset]:
+    """All presets by name, the default first, gathered from the files of `inrreg.methods`."""
+    from inrreg import methods
+
+    found = {}
+    for module in pkgutil.iter_modules(methods.__path__):
+        for preset in importlib.import_module(f"inrreg.methods.{module.name}").PRESETS:
+            found[preset.name] = dataclasses.replace(preset, method=module.name)
+    return dict(sorted(found.items(), key=lambda item: (item[0] != DEFAULT_PRESET, item[0])))
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises `UserError` (code `preset`) naming those that exist."""
+    try:
+        return presets()[name]
+    except KeyError:
+        hint = f"Choose one of: {', '.join(presets())}."
+        raise UserError("preset", f"There is no preset '{name}'.", hint) from None
+
+
+# -------------------------------------------------------------------------------------------- jobs
+
+
+@dataclass(frozen=True)
+class Job:
+    """One registration: what goes in and how it is run. All images are files in LPS world coordinates.
+
+    `overrides` are settings that differ from the preset's. `time_budget` is in seconds, 0 for none.
+    """
+
+    FILES: ClassVar[tuple[str, ...]] = (
+        "fixed",
+        "moving",
+        "fixed_mask",
+        "moving_mask",
+        "fixed_labels",
+        "moving_labels",
+        "fixed_landmarks",
+        "moving_landmarks",
+        "initial_transform",
+        "prior",
+    )
+
+    fixed: str
+    moving: str
+    fixed_mask: str = ""
+    moving_mask: str = ""
+    fixed_labels: str = ""
+    moving_labels: str = ""
+    fixed_landmarks: str = ""
+    moving_landmarks: str = ""
+    initial_transform: str = ""
+    prior: str = ""
+    prealign: str = "none"
+    preset: str = DEFAULT_PRESET
+    overrides: dict[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    threads: int = 0
+    seed: int = 0
+    time_budget: float = 0.0
+    id: str = "job"
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value, expected = getattr(self, item.name), type(_default(item))
+            if expected is float and type(value) is int:
+                object.__setattr__(self, item.name, float(value))
+            elif not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+                raise UserError("job", f"Job entry '{item.name}' needs a value of type {expected.__name__}.")
+        if not self.fixed or not self.moving:
+            raise UserError("job", "A job needs a fixed and a moving image.")
+        if self.prealign not in PREALIGNMENTS:
+            raise UserError(
+                "job", f"There is no prealignment '{self.prealign}'.", f"Choose one of: {', '.join(PREALIGNMENTS)}."
+            )
+        for one, other in (("fixed_labels", "moving_labels"), ("fixed_landmarks", "moving_landmarks")):
+            if bool(getattr(self, one)) != bool(getattr(self, other)):
+                raise UserError("job", f"{one} and {other} are needed together.", "Give both or neither.")
+        if self.threads < 0 or self.seed < 0 or not 0 <= self.time_budget < math.inf:
+            raise UserError("job", "Threads, seed and time budget cannot be negative.")
+        self.settings()
+
+    def settings(self) -> Settings:
+        """The preset's settings with this job's overrides."""
+        return preset(self.preset).settings.override(self.overrides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, with the version."""
+        return {"version": VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Job:
+        """The job that `to_dict` describes. Raises `UserError` (code `job`) for anything else."""
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            raise UserError("job", f"This is not a job file of version {VERSION}.")
+        known = {item.name for item in dataclasses.fields(cls)}
+        entries = {name: value for name, value in data.items() if name != "version"}
+        unknown = sorted(set(entries) - known)
+        if unknown:
+            raise UserError("job", f"The job file has unknown entries: {', '.join(unknown)}.")
+        if not {"fixed", "moving"} <= set(entries):
+            raise UserError("job", "A job needs a fixed and a moving image.")
+        return cls(**entries)
+
+    def save(self, folder: Path) -> None:
+        """Write `job.json` into the folder."""
+        write_json(Path(folder) / "job.json", self.to_dict())
+
+    @classmethod
+    def load(cls, folder: Path) -> Job:
+        """Read a job folder's `job.json`; its files must lie inside that folder and become absolute."""
+        folder = Path(folder).resolve()
+        job = cls.from_dict(read_json(folder / "job.json"))
+        absolute = {}
+        for name in cls.FILES:
+            if entry := getattr(job, name):
+                path = (folder / entry).resolve()
+                if not path.is_relative_to(folder):
+                    raise UserError("job", f"Job entry '{name}' points outside the job folder.")
+                absolute[name] = str(path)
+        return dataclasses.replace(job, **absolute)
+
+
+def _default(item: dataclasses.Field) -> Any:
+    if item.default is not dataclasses.MISSING:
+        return item.default
+    return item.default_factory() if item.default_factory is not dataclasses.MISSING else ""
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises `UserError` (code `file`) when it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("file", f"The file {path} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise UserError("file", f"The file {path} cannot be read as JSON ({error}).") from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that the file appears complete or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+# ------------------------------------------------------------------------------ commands and events
+
+COMMANDS = {
+    "register": ("folder",),
+    "cancel": (),
+    "shutdown": (),
+}
+"""Commands the worker takes on stdin, and the entries that each needs besides its request id."""
+
+EVENTS = {
+    "hello": ("versions", "devices"),
+    "progress": ("stage", "step", "steps", "loss", "terms", "seconds", "eta"),
+    "heartbeat": ("seconds",),
+    "preview": ("path",),
+    "warning": ("code", "message"),
+    "result": ("folder", "metrics"),
+    "cancelled": (),
+    "error": ("code", "message", "hint"),
+    "log": ("text",),
+}
+"""Events the worker answers with on stdout, and the entries that each carries.
+
+`step` counts over the whole run, not within a stage; `terms` holds the parts of `loss` by name; `seconds`
+and `eta` are from the start of the job and to its end; `folder` is the finished result folder.
+"""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A command or an event: one JSON object on one line, with the ids that tell a stale answer."""
+
+    kind: str
+    data: dict[str, Any] = field(default_factory=dict)
+    request: str = ""
+    job: str = ""
+
+    def encode(self) -> str:
+        """The message as one line of JSON without its newline."""
+        entries = {"version": VERSION, "kind": self.kind, "request": self.request, "job": self.job, **self.data}
+        return json.dumps(entries, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def decode(cls, line: str, kinds: dict[str, tuple[str, ...]]) -> Message:
+        """The message in a line, checked against `COMMANDS` or `EVENTS`.
+
+        Raises `ValueError` for anything that is not one of them, complete and of this version.
+        """
+        data = json.loads(line)
+        if not isinstance(data, dict) or data.pop("version", None) != VERSION:
+            raise ValueError(f"not a message of version {VERSION}")
+        kind, request, job = (data.pop(name, "") for name in ("kind", "request", "job"))
+        if not all(isinstance(text, str) for text in (kind, request, job)) or kind not in kinds:
+            raise ValueError(f"unknown kind of message {kind!r}")
+        if missing := [name for name in kinds[kind] if name not in data]:
+            raise ValueError(f"{kind} lacks {', '.join(missing)}")
+        return cls(kind, data, request, job)
