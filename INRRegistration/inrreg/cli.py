@@ -299,8 +299,9 @@ def _register(job: Job, output: Path) -> dict[str, Any]:
 
         try:
             return run(job, output, emit=show, cancelled=lambda: interrupt.asked)
-        except Cancelled:
-            raise KeyboardInterrupt from None
+        except (Cancelled, KeyboardInterrupt):
+            _err.print("Cancelled.")
+            raise typer.Exit(130) from None
 
 
 def _register_as_events(make_job: Any, output: Path) -> None:

@@ -37,8 +37,10 @@ class Deformation:
 
     `field` is u on normalized coordinates (`frame`), `grid` the fixed image's grid. Inside that grid's box the map
     is the model itself. Outside, the whole displacement is the one of the nearest point of the box times a weight
-    that falls linearly to zero over `margins` (2, 3) mm, below and above along each of the grid's axes, so wide
-    that nothing folds (but see `fade`). `before` holds the prealignment and then the initial transform.
+    that, after one cell of the exported grid, falls linearly to zero over `margins` (2, 3) mm, below and above along
+    each of the grid's axes, so wide that nothing folds (but see `fade`). The cell keeps a cubic interpolation, with
+    which Slicer reads a file, from overshooting into the image. `before` holds the prealignment and then the initial
+    transform.
     """
 
     field: Field
@@ -72,7 +74,7 @@ class Deformation:
         points = np.asarray(points, dtype=np.float64)
         local = (points - self.grid.origin) @ self.grid.direction
         nearest = np.clip(local, 0, self.grid.extent)
-        below, above = np.maximum(-local, 0), np.maximum(local - self.grid.extent, 0)
+        below, above = (np.maximum(part - self.spacing, 0) for part in (-local, local - self.grid.extent))
         weight = np.clip(1 - below / self.margins[0] - above / self.margins[1], 0, 1).prod(1)
         moved = weight > 0
         anchor = nearest[moved] @ self.grid.direction.T + self.grid.origin
@@ -84,24 +86,22 @@ class Deformation:
         """The deformable part alone, faded outside in the same way."""
         return replace(self, before=())
 
-    def contains(self, points: np.ndarray) -> np.ndarray:
+    def contains(self, points: np.ndarray, *, tolerance: float = 1e-6) -> np.ndarray:
         """Whether points (N, 3) LPS mm lie within the fixed image's outermost voxel centres, (N,) bool."""
         local = (points - self.grid.origin) @ self.grid.direction
-        return ((local >= -1e-6) & (local <= self.grid.extent + 1e-6)).all(1)
+        return ((local >= -tolerance) & (local <= self.grid.extent + tolerance)).all(1)
 
     def approach(self, points: np.ndarray) -> np.ndarray:
-        """Where to search for the fixed-space points that go to moving-space points (N, 3): without the field.
+        """Where `invert` begins for moving-space points (N, 3): where they came from, if from the fixed image.
 
-        Only what leads back to the fixed image is taken back, so that of several inverses, where the fade folds,
-        the one in the image is found.
+        Found without the fade, so that where the fade folds, and there are several inverses, it is the one in the
+        image. The points themselves elsewhere.
         """
-        back = points
+        start = points
         for part in reversed(self.before):
-            back = invert(part, back)
-        local = (back - self.grid.origin) @ self.grid.direction
-        nearest = np.clip(local, 0, self.grid.extent)
-        near = (np.abs(local - nearest) <= self.grid.extent / 4).all(1, keepdims=True)
-        return np.where(near, nearest @ self.grid.direction.T + self.grid.origin, points)
+            start = invert(part, start)
+        found = invert(replace(self, margins=np.full((2, 3), 1e12)), points, start=start)
+        return np.where(self.contains(found, tolerance=0.01)[:, None], found, points)
 
     def jacobian(self, points: np.ndarray) -> np.ndarray:
         """The displacement's Jacobian (N, 3, 3) of the deformable part at points inside the fixed image."""
@@ -141,8 +141,8 @@ class Deformation:
         return Grid(tuple(int(n) + 1 for n in cells), self.grid.origin, self.grid.direction * self.spacing)
 
     def _padding(self) -> np.ndarray:
-        """The margins in cells of the exported grid, (2, 3)."""
-        return np.round(self.margins / self.spacing).astype(int)
+        """Cells of the exported grid beyond the fixed image, (2, 3)."""
+        return np.round(self.margins / self.spacing).astype(int) + 1
 
     def _choose_spacing(self) -> tuple[np.ndarray, float]:
         """The coarsest grid over the box, no finer than the fixed image, that keeps to `TOLERANCE`."""
@@ -156,18 +156,17 @@ class Deformation:
         return fixed, self._interpolation_error(fixed)
 
     def _interpolation_error(self, spacing: np.ndarray, count: int = 2000) -> float:
-        random, inner = np.random.default_rng(0), self._inner
+        random = np.random.default_rng(0)
         cells = np.round(self.grid.extent / spacing)
         corner = np.floor(random.random((count, 3)) * cells)
         part = random.random((count, 3))
-        world = lambda local: local * spacing @ self.grid.direction.T + self.grid.origin  # noqa: E731
-        interpolated = np.zeros((count, 3))
-        for offset in np.ndindex(2, 2, 2):
-            weight = np.where(offset, part, 1 - part).prod(1, keepdims=True)
-            points = world(corner + offset)
-            interpolated += weight * (inner.map(points) - points)
-        points = world(corner + part)
-        return float(np.linalg.norm(inner.map(points) - points - interpolated, axis=1).max())
+        offsets = np.array(list(np.ndindex(2, 2, 2)))
+        local = np.concatenate([corner + part, *(corner + offset for offset in offsets)]) * spacing
+        points = local @ self.grid.direction.T + self.grid.origin
+        exact, *corners = np.split(self._inner.map(points) - points, 9)
+        weights = [np.where(offset, part, 1 - part).prod(1, keepdims=True) for offset in offsets]
+        interpolated = sum(weight * value for weight, value in zip(weights, corners, strict=True))
+        return float(np.linalg.norm(exact - interpolated, axis=1).max())
 
     def _choose_margins(self) -> tuple[np.ndarray, float]:
         """Widths of the fade, whole numbers of cells, and the smallest determinant in it.
@@ -192,10 +191,10 @@ class Deformation:
                 margins[side, axis] = max(face.max() / _SLOPE, -face.min() / 3, 2 * self.spacing[axis])
 
         def smallest_within(margins: np.ndarray) -> np.ndarray:
-            return np.min([_outside(local, faces, margins) for local in moved], axis=0)
+            return np.min([_outside(local, faces, margins, self.spacing) for local in moved], axis=0)
 
         def too_many(margins: np.ndarray) -> bool:
-            return ((self.grid.extent + margins.sum(0)) / self.spacing + 1).prod() > _MOST_NODES
+            return ((self.grid.extent + margins.sum(0)) / self.spacing + 3).prod() > _MOST_NODES
 
         while too_many(margins) and (margins > 2 * self.spacing).any():
             margins = np.maximum(margins / _GROWTH, 2 * self.spacing)
@@ -255,6 +254,8 @@ class Deformation:
             tensors = load_file(folder / "model.safetensors")
             if _least_weights(data["field"]) > sum(tensor.numel() for tensor in tensors.values()):
                 raise ValueError("fewer weights than the field needs")
+            if not all(tensor.isfinite().all() for tensor in tensors.values()):
+                raise ValueError("weights that are no numbers")
             network = from_spec(data["field"])
             network.load_state_dict(tensors)
             size, origin, matrix = data["grid"]["size"], data["grid"]["origin"], data["grid"]["matrix"]
@@ -322,30 +323,30 @@ def _coarse(grid: Grid, most: int = 33) -> tuple[tuple[int, int, int], np.ndarra
 
 
 def _pad(inner: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Vectors (k, j, i, 3) continued beyond their grid by (3,) nodes along i, j, k, falling linearly to zero."""
+    """Vectors (k, j, i, 3) continued beyond their grid by (3,) nodes along i, j, k: one, then falling to zero."""
     padded = np.pad(inner, [*zip(low[::-1], high[::-1], strict=True), (0, 0)], mode="edge")
     for axis in range(3):
-        before, after = low[axis], high[axis]
-        weight = np.ones(padded.shape[2 - axis])
-        weight[:before], weight[len(weight) - after :] = np.arange(before) / before, np.arange(after)[::-1] / after
+        node = np.arange(padded.shape[2 - axis])
+        weight = np.clip(np.minimum(node / (low[axis] - 1), node[::-1] / (high[axis] - 1)), 0, 1)
         padded *= weight.reshape([-1 if each == 2 - axis else 1 for each in range(4)])
     return padded
 
 
-def _outside(local: np.ndarray, grid: Grid, margins: np.ndarray) -> np.ndarray:
+def _outside(local: np.ndarray, grid: Grid, margins: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """The smallest Jacobian determinant of the fade below and above along each axis, (2, 3).
 
-    `local` (k, j, i, 3) is the displacement along the grid's axes at its points; only its border counts.
+    `local` (k, j, i, 3) is the displacement along the grid's axes at its points; only its border counts. The fade
+    over `margins` (2, 3) begins after a `cell` (3,).
     """
-    steps = np.full(3, _FADE_STEPS)
+    steps = np.full(3, _FADE_STEPS + 1)
     padded, fade = _pad(local, steps, steps), np.linspace(0, 1, _FADE_STEPS + 1)
     places = [
-        np.concatenate([low * (fade - 1), np.linspace(0, length, n)[1:-1], length + high * fade])
-        for low, high, length, n in zip(*margins, grid.extent, grid.size, strict=True)
+        np.concatenate([low * (fade - 1) - step, np.linspace(0, length, n), length + step + high * fade])
+        for low, high, step, length, n in zip(*margins, cell, grid.extent, grid.size, strict=True)
     ]
     smallest = np.empty((2, 3))
     for axis in range(3):
-        for side, part in enumerate((slice(0, _FADE_STEPS + 1), slice(-_FADE_STEPS - 1, None))):
+        for side, part in enumerate((slice(0, _FADE_STEPS + 2), slice(-_FADE_STEPS - 2, None))):
             cut = [slice(None)] * 3
             cut[2 - axis] = part
             cut_places = [place[part] if each == axis else place for each, place in enumerate(places)]

@@ -31,6 +31,9 @@ from inrreg.protocol import Job, UserError
 from inrreg.torch_maps import differentiable
 from inrreg.transforms import Affine, DisplacementGrid, PointMap, SitkTransform, sample_on
 
+_MOST_THREADS = 1024
+_MOST_SEED = 2**31 - 1
+
 
 def register(
     job: Job,
@@ -73,6 +76,8 @@ def register(
 def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
     """Read the job's files, align, optimize: the deformation and the problem it solves. Writes nothing."""
     settings, preset = job.settings(), protocol.preset(job.preset)
+    if job.threads > _MOST_THREADS or job.seed > _MOST_SEED:  # libraries crash beyond
+        raise UserError("job", f"At most {_MOST_THREADS} threads and a seed of {_MOST_SEED} are possible.")
     if job.prior:
         raise UserError("prior", f"The preset '{job.preset}' takes no prior.", "Leave it out.")
     device = choose_device(job.device)
@@ -138,7 +143,7 @@ def storable(transform: PointMap, grid: Grid, after: Affine | None = None) -> Po
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.size) - 1)
     local = (after or Affine()).map(grid.to_world(corners)) @ grid.direction
     low, high = local.min(0), local.max(0)
-    margin, spacing = (high - low) / 4, max(2.0, float(grid.spacing.min()))
+    margin, spacing = (high - low) / 4, float(np.clip(grid.spacing.min(), 2.0, 3.0))
     cells = np.ceil((high - low + 2 * margin) / spacing).astype(int)
     origin = grid.direction @ (low - margin)
     wide = Grid(tuple(int(n) + 1 for n in cells), origin, grid.direction * spacing)

@@ -17,6 +17,11 @@ import torch.nn.functional as F
 from inrreg.geometry import Grid
 from inrreg.protocol import UserError
 
+_CLOSE = 1e-4
+"""Distance in mm at which a numerical inverse is good enough."""
+_CHUNK = 1 << 20
+"""Points mapped at once: bounds the memory; a field costs something for every call, too."""
+
 
 class PointMap(Protocol):
     """A map of points."""
@@ -99,37 +104,41 @@ class Chain:
 
 
 def sample_on(transform: PointMap, grid: Grid) -> np.ndarray:
-    """The displacement map(x) - x at a grid's points, (k, j, i, 3) float64 mm, slab by slab."""
-    points = grid.points()
-    return np.stack([(transform.map(p) - p).reshape(*slab.shape) for slab in points for p in [slab.reshape(-1, 3)]])
+    """The displacement map(x) - x at a grid's points, (k, j, i, 3) float64 mm, some slices at a time."""
+    result = grid.points()
+    slices = max(1, _CHUNK // (grid.size[0] * grid.size[1]))
+    for first in range(0, grid.size[2], slices):
+        part = result[first : first + slices]
+        points = part.reshape(-1, 3)
+        part[...] = (transform.map(points) - points).reshape(part.shape)
+    return result
 
 
-def invert(transform: PointMap, points: np.ndarray, *, steps: int = 60, tolerance: float = 1e-4) -> np.ndarray:
+def invert(transform: PointMap, points: np.ndarray, *, start: np.ndarray | None = None) -> np.ndarray:
     """Fixed-space points (N, 3) that the map takes to the given moving-space points (N, 3), LPS mm.
 
-    Damped Newton steps with a numerical Jacobian, from where a map's own `approach` points to, and from the points
-    themselves where that does not lead there. Where the map has no inverse (it folds, or the point is never
-    reached) the nearest approach found is returned: map it again to see its error.
+    Damped Newton steps with a numerical Jacobian, from `start`, else from where a map's own `approach` points to,
+    else from the points themselves. Where the map has no inverse (it folds, or the point is never reached) the
+    nearest approach found is returned: map it again to see its error.
     """
     points = np.asarray(points, dtype=np.float64)
-    approach = getattr(transform, "approach", None)
-    x, error = _newton(transform, points, approach(points) if approach else points, steps, tolerance)
-    if approach and (missed := error > tolerance).any():
-        again, other = _newton(transform, points[missed], points[missed], steps, tolerance)
+    if start is None:
+        start = transform.approach(points) if hasattr(transform, "approach") else points
+    x, error = _newton(transform, points, start)
+    if (missed := error > _CLOSE).any():
+        again, other = _newton(transform, points[missed], points[missed])
         x[missed] = np.where((other < error[missed])[:, None], again, x[missed])
     return x
 
 
-def _newton(
-    transform: PointMap, points: np.ndarray, start: np.ndarray, steps: int, tolerance: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _newton(transform: PointMap, points: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The points (N, 3) reached from `start`, and how far (N,) in mm the map takes them from `points`."""
     x = np.array(start, dtype=np.float64)
     residual = transform.map(x) - points
     error = np.linalg.norm(residual, axis=1)
     damping = np.ones(len(x))
-    for _ in range(steps):
-        active = np.flatnonzero((error > tolerance) & (damping > 1e-3))
+    for _ in range(60):
+        active = np.flatnonzero((error > _CLOSE) & (damping > 1e-3))
         if not len(active):
             break
         jacobian = numerical_jacobian(transform, x[active], regular=True)
@@ -148,12 +157,9 @@ def numerical_jacobian(
     transform: PointMap, points: np.ndarray, *, regular: bool = False, step: float = 0.05
 ) -> np.ndarray:
     """Central differences of a map over `step` mm, (N, 3, 3); `regular` puts the identity for singular ones."""
-    columns = []
-    for axis in range(3):
-        shift = np.zeros(3)
-        shift[axis] = step
-        columns.append((transform.map(points + shift) - transform.map(points - shift)) / (2 * step))
-    jacobian = np.stack(columns, -1)
+    shifts = np.concatenate([np.eye(3), -np.eye(3)])[:, None] * step
+    ahead, behind = np.split(transform.map((points + shifts).reshape(-1, 3)).reshape(6, -1, 3), 2)
+    jacobian = np.moveaxis(ahead - behind, 0, -1) / (2 * step)
     if regular:
         jacobian[np.abs(np.linalg.det(jacobian)) < 1e-2] = np.eye(3)
     return jacobian
