@@ -1,0 +1,156 @@
+"""`slicer.app`, `slicer.modules` and the scene: puts the stand-ins where a module imports them from."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+from PySide6 import QtCore, QtWidgets
+
+from . import qmrml, qtshell
+
+
+class ModuleManager:
+    """Tells widgets that their module is about to be unloaded."""
+
+    def __init__(self):
+        self._slots = []
+
+    def connect(self, signal, slot):
+        self._slots.append(slot)
+
+    def disconnect(self, signal, slot):
+        self._slots.remove(slot)
+
+    def unload(self, name):
+        for slot in list(self._slots):
+            slot(name)
+
+
+class Application:
+    """The part of qSlicerApplication that panels use; anything else raises `AttributeError`."""
+
+    applicationName = "Slicer stand-in"
+
+    def __init__(self, temporary: Path):
+        self._application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["host"])
+        self._modules = ModuleManager()
+        self.aboutToQuit = self._application.aboutToQuit
+        self.temporaryPath = str(temporary)
+        self.testing = True
+
+    def processEvents(self):
+        QtCore.QCoreApplication.processEvents()
+        # Without the event loop's own turn, objects given to deleteLater would stay.
+        QtCore.QCoreApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
+
+    def testingEnabled(self):
+        return self.testing
+
+    def moduleManager(self):
+        return self._modules
+
+    def layoutManager(self):
+        return None
+
+    def topLevelWidgets(self):
+        return self._application.topLevelWidgets()
+
+    def setOverrideCursor(self, cursor):
+        self._application.setOverrideCursor(cursor)
+
+    def restoreOverrideCursor(self):
+        self._application.restoreOverrideCursor()
+
+
+def start(temporary: Path):
+    """Make this process look like Slicer, with an empty scene; returns the module `slicer`."""
+    temporary = Path(temporary)
+    temporary.mkdir(parents=True, exist_ok=True)
+    import slicer
+
+    if "qt" not in sys.modules:
+        sys.modules["qt"], sys.modules["ctk"] = qtshell.make_qt(), qtshell.make_ctk()
+        qtshell.Loader.custom = {
+            "qMRMLWidget": qmrml.qMRMLWidget,
+            "qMRMLNodeComboBox": qmrml.qMRMLNodeComboBox,
+            "ctkCollapsibleButton": qtshell.ctkCollapsibleButton,
+        }
+        i18n = types.ModuleType("slicer.i18n")
+        i18n.tr = lambda text: text
+        i18n.translate = lambda context, text: text
+        sys.modules["slicer.i18n"] = slicer.i18n = i18n
+        slicer.qMRMLWidget, slicer.qMRMLNodeComboBox = qmrml.qMRMLWidget, qmrml.qMRMLNodeComboBox
+        slicer.modules = types.SimpleNamespace()
+        slicer.app = Application(temporary)
+        sys.modules["slicer.ScriptedLoadableModule"] = importlib.import_module("host.scripted")
+    slicer.app.temporaryPath = str(temporary)
+    settings = QtCore.QSettings
+    settings.setDefaultFormat(settings.Format.IniFormat)
+    settings.setPath(settings.Format.IniFormat, settings.Scope.UserScope, str(temporary))
+    slicer.mrmlScene = make_scene(slicer)
+    return slicer
+
+
+def make_scene(slicer):
+    """An empty scene that knows the nodes of the modules too."""
+    scene = slicer.vtkMRMLScene()
+    application = slicer.vtkMRMLApplicationLogic()
+    application.SetMRMLScene(scene)
+    colors = slicer.vtkMRMLColorLogic()
+    colors.SetMRMLScene(scene)
+    for logic in (slicer.vtkSlicerSegmentationsModuleLogic(), slicer.vtkSlicerTransformLogic()):
+        logic.SetMRMLScene(scene)
+    return scene
+
+
+def load_module(path: Path):
+    """Load a scripted module and open its panel; returns its widget object."""
+    import slicer
+
+    path = Path(path)
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    name = path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    source = importlib.util.module_from_spec(spec)
+    sys.modules[name] = source
+    spec.loader.exec_module(source)
+    parent = types.SimpleNamespace(path=str(path))
+    getattr(source, name)(parent)
+    panel = qmrml.qMRMLWidget()
+    panel.setLayout(QtWidgets.QVBoxLayout())
+    panel.setMRMLScene(slicer.mrmlScene)
+    module = types.SimpleNamespace(path=str(path), parent=parent, widgetRepresentation=lambda: panel)
+    setattr(slicer.modules, name.lower(), module)
+    widget = getattr(source, f"{name}Widget")(panel)
+    setattr(slicer.modules, f"{name}Widget", widget)
+    widget.setup()
+    return widget
+
+
+def unload_module(name: str):
+    """As when Slicer exits."""
+    import slicer
+
+    slicer.app.moduleManager().unload(name)
+    getattr(slicer.modules, name.lower()).widgetRepresentation().deleteLater()
+    delattr(slicer.modules, f"{name}Widget")
+    slicer.app.processEvents()
+
+
+def load_volume(path: Path):
+    """Read a volume file through the real storage node, as Slicer's Add data does."""
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", Path(path).stem)
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetFileName(str(path))
+    if not storage.ReadData(node):
+        raise OSError(f"{path} cannot be read")
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    return node
