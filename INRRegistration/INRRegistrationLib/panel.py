@@ -136,7 +136,7 @@ class Panel(VTKObservationMixin):
             for side in ("fixed", "moving"):
                 name = f"{side}_mask_segments"
                 self._menus[name].show(getattr(parameters, f"{side}_mask"), getattr(parameters, name))
-            choose(ui.presetSelector, parameters.preset)
+            ui.presetSelector.setCurrentIndex(ui.presetSelector.findData(parameters.preset))
             choose(ui.prealignSelector, parameters.prealign)
             choose(ui.deviceSelector, parameters.device)
             ui.threadsSpinBox.setValue(parameters.threads)
@@ -178,7 +178,8 @@ class Panel(VTKObservationMixin):
         """The button: register, or cancel."""
         if self.run is not None:
             self.run.cancel()
-            self._show_button()
+            if self.run is not None:
+                self._show_button()
             return
         self.show_idle()
         self.ui.logText.clear()
@@ -200,7 +201,7 @@ class Panel(VTKObservationMixin):
         bar = self.ui.progressBar
         bar.setMaximum(1000)
         bar.setValue(int(1000 * data["step"] / max(1, data["steps"])))
-        loss = f"{data['loss']:.4g}" if data["loss"] is not None else "–"
+        loss = f"{data['loss']:.4g}" if data["loss"] is not None else "-"
         stage = str(data["stage"]).capitalize()
         text = _("{stage}: step {step} of {steps}, loss {loss}, {left} left")
         text = text.format(stage=stage, step=data["step"], steps=data["steps"], loss=loss, left=duration(data["eta"]))
@@ -274,6 +275,6 @@ class Panel(VTKObservationMixin):
 def duration(seconds: float | None) -> str:
     """Seconds for people: '8 s', '2 min 5 s'."""
     if seconds is None:
-        return "–"
+        return "-"
     seconds = round(seconds)
     return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"

@@ -178,4 +178,5 @@ class WorkerProcess:
     def _end(self, error: UserError) -> None:
         self._kill_timer.stop()
         self._process, self._ready, self._pending, self._request = None, False, None, ""
-        self.ended.emit(error)
+        # Not from within `start`: its caller is not ready to hear of it.
+        qt.QTimer.singleShot(0, lambda: self.ended.emit(error))

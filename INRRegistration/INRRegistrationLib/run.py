@@ -63,14 +63,12 @@ class Run:
             self.state = CANCELLING
             self._process.cancel()
         elif self.state in (WRITING, LOADING):
-            self._task.abandon()
             self._finish(CANCELLED)
 
     def abort(self) -> None:
         """End at once, and the worker with it where it is at work: scene closed, module unloaded."""
         if not self.active:
             return
-        self._task.abandon()
         if self.state in (RUNNING, CANCELLING):
             self._process.stop()
         self._finish(CANCELLED)
@@ -138,6 +136,7 @@ class Run:
         self._finish(FAILED)
 
     def _finish(self, state: str) -> None:
+        self._task.abandon()
         for signal, slot in self._connections():
             signal.disconnect(slot)
         slicer.mrmlScene.RemoveObserver(self._observer)

@@ -35,11 +35,10 @@ class Application:
 
     applicationName = "Slicer stand-in"
 
-    def __init__(self, temporary: Path):
+    def __init__(self):
         self._application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["host"])
         self._modules = ModuleManager()
         self.aboutToQuit = self._application.aboutToQuit
-        self.temporaryPath = str(temporary)
         self.testing = True
 
     def processEvents(self):
@@ -66,27 +65,33 @@ class Application:
         self._application.restoreOverrideCursor()
 
 
-def start(temporary: Path):
-    """Make this process look like Slicer, with an empty scene; returns the module `slicer`."""
-    temporary = Path(temporary)
-    temporary.mkdir(parents=True, exist_ok=True)
+def start_qt():
+    """Make `qt`, `ctk`, `slicer.app` and their like importable; the module `slicer`."""
     import slicer
 
-    if "qt" not in sys.modules:
-        sys.modules["qt"], sys.modules["ctk"] = qtshell.make_qt(), qtshell.make_ctk()
-        qtshell.Loader.custom = {
-            "qMRMLWidget": qmrml.qMRMLWidget,
-            "qMRMLNodeComboBox": qmrml.qMRMLNodeComboBox,
-            "ctkCollapsibleButton": qtshell.ctkCollapsibleButton,
-        }
-        i18n = types.ModuleType("slicer.i18n")
-        i18n.tr = lambda text: text
-        i18n.translate = lambda context, text: text
-        sys.modules["slicer.i18n"] = slicer.i18n = i18n
-        slicer.qMRMLWidget, slicer.qMRMLNodeComboBox = qmrml.qMRMLWidget, qmrml.qMRMLNodeComboBox
-        slicer.modules = types.SimpleNamespace()
-        slicer.app = Application(temporary)
-        sys.modules["slicer.ScriptedLoadableModule"] = importlib.import_module("host.scripted")
+    if "qt" in sys.modules:
+        return slicer
+    sys.modules["qt"], sys.modules["ctk"] = qtshell.make_qt(), qtshell.make_ctk()
+    qtshell.Loader.custom = {
+        "qMRMLWidget": qmrml.qMRMLWidget,
+        "qMRMLNodeComboBox": qmrml.qMRMLNodeComboBox,
+        "ctkCollapsibleButton": qtshell.ctkCollapsibleButton,
+    }
+    i18n = types.ModuleType("slicer.i18n")
+    i18n.tr = lambda text: text
+    i18n.translate = lambda context, text: text
+    sys.modules["slicer.i18n"] = slicer.i18n = i18n
+    slicer.qMRMLWidget, slicer.qMRMLNodeComboBox = qmrml.qMRMLWidget, qmrml.qMRMLNodeComboBox
+    slicer.modules = types.SimpleNamespace()
+    slicer.app = Application()
+    sys.modules["slicer.ScriptedLoadableModule"] = importlib.import_module("host.scripted")
+    return slicer
+
+
+def start(temporary: Path):
+    """Make this process look like Slicer, with an empty scene, and settings and files below `temporary`."""
+    slicer = start_qt()
+    Path(temporary).mkdir(parents=True, exist_ok=True)
     slicer.app.temporaryPath = str(temporary)
     settings = QtCore.QSettings
     settings.setDefaultFormat(settings.Format.IniFormat)
@@ -95,15 +100,21 @@ def start(temporary: Path):
     return slicer
 
 
+_logics = []
+"""Module logics live as long as their scene."""
+
+
 def make_scene(slicer):
-    """An empty scene that knows the nodes of the modules too."""
+    """An empty scene that knows the nodes of the modules, with Slicer's default nodes."""
+    qmrml.forget_all()
+    for logic in _logics:
+        logic.SetMRMLScene(None)
+    _logics.clear()
     scene = slicer.vtkMRMLScene()
-    application = slicer.vtkMRMLApplicationLogic()
-    application.SetMRMLScene(scene)
-    colors = slicer.vtkMRMLColorLogic()
-    colors.SetMRMLScene(scene)
-    for logic in (slicer.vtkSlicerSegmentationsModuleLogic(), slicer.vtkSlicerTransformLogic()):
+    for name in ("MRMLApplicationLogic", "MRMLColorLogic", "SlicerSegmentationsModuleLogic", "SlicerTransformLogic"):
+        logic = getattr(slicer, f"vtk{name}")()
         logic.SetMRMLScene(scene)
+        _logics.append(logic)
     return scene
 
 
@@ -121,15 +132,12 @@ def load_module(path: Path):
     spec.loader.exec_module(source)
     parent = types.SimpleNamespace(path=str(path))
     getattr(source, name)(parent)
-    panel = qmrml.qMRMLWidget()
-    panel.setLayout(QtWidgets.QVBoxLayout())
+    panel = qmrml.qSlicerScriptedLoadableModuleWidget(name)
     panel.setMRMLScene(slicer.mrmlScene)
     module = types.SimpleNamespace(path=str(path), parent=parent, widgetRepresentation=lambda: panel)
     setattr(slicer.modules, name.lower(), module)
-    widget = getattr(source, f"{name}Widget")(panel)
-    setattr(slicer.modules, f"{name}Widget", widget)
-    widget.setup()
-    return widget
+    panel.reload()
+    return getattr(slicer.modules, f"{name}Widget")
 
 
 def unload_module(name: str):
@@ -152,5 +160,4 @@ def load_volume(path: Path):
     if not storage.ReadData(node):
         raise OSError(f"{path} cannot be read")
     node.CreateDefaultDisplayNodes()
-    node.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
     return node

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 
+import slicer
 from PySide6 import QtCore, QtWidgets
 
 from .qtshell import stored
 
+_observations = []
+"""What the host observes in the scene: (subject, tag)."""
+
 
 def observe(subject, event, method):
-    """Observe without keeping the method's object alive."""
+    """Observe without keeping the method's object alive, until `forget_all`."""
     reference = weakref.WeakMethod(method)
 
     def call(*_):
@@ -18,7 +23,14 @@ def observe(subject, event, method):
         if bound is not None:
             bound()
 
-    return subject.AddObserver(event, call)
+    _observations.append((subject, subject.AddObserver(event, call)))
+
+
+def forget_all():
+    """Before a scene is destroyed: VTK would call Python while it is collected."""
+    while _observations:
+        subject, tag = _observations.pop()
+        subject.RemoveObserver(tag)
 
 
 class qMRMLWidget(QtWidgets.QWidget):
@@ -32,6 +44,20 @@ class qMRMLWidget(QtWidgets.QWidget):
 
     def mrmlScene(self):
         return getattr(self, "_scene", None)
+
+
+class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
+    """The widget that a scripted module's panel lives in; makes the Python side anew on reload."""
+
+    def __init__(self, name):
+        super().__init__()
+        self._name = name
+        self.setLayout(QtWidgets.QVBoxLayout())
+
+    def reload(self):
+        widget = getattr(sys.modules[self._name], f"{self._name}Widget")(self)
+        setattr(slicer.modules, f"{self._name}Widget", widget)
+        widget.setup()
 
 
 class qMRMLNodeComboBox(QtWidgets.QWidget):
@@ -69,9 +95,6 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
 
     def currentNode(self):
         return self._scene.GetNodeByID(self._current) if self._scene and self._current else None
-
-    def currentNodeID(self):
-        raise TypeError("'str' object is not callable: currentNodeID is a property")
 
     currentNodeID = QtCore.Property(str, lambda self: self._current)
 

@@ -10,7 +10,13 @@ HIDDEN = {"QEnum", "QFlag"}
 """Names of PySide6 that have no counterpart in C++."""
 
 
-def _read_only(name: str) -> property:
+KEPT = {"sizeHint", "minimumSizeHint", "singleShot"}
+"""Properties left as methods: Qt calls the first two, and would take an attribute for an override; the third
+is a static method too.
+"""
+
+
+def _attribute(name: str) -> property:
     return property(lambda self: self.property(name), lambda self, value: self.setProperty(name, value))
 
 
@@ -30,7 +36,8 @@ def _be_like_pythonqt(cls: type) -> None:
     meta = cls.staticMetaObject
     for index in range(meta.propertyOffset(), meta.propertyCount()):
         name = meta.property(index).name()
-        setattr(cls, name, _read_only(name))
+        if name not in KEPT:
+            setattr(cls, name, _attribute(name))
 
 
 def make_qt() -> types.ModuleType:
@@ -43,7 +50,7 @@ def make_qt() -> types.ModuleType:
     for value in list(vars(qt).values()):
         if isinstance(value, type) and issubclass(value, QtCore.QObject):
             _be_like_pythonqt(value)
-    QtCore.QObject.name = _read_only("objectName")
+    QtCore.QObject.name = _attribute("objectName")
     QtCore.QObject.__setattr__ = _strict_setattr
     qt.QUiLoader = Loader
     return qt
