@@ -90,7 +90,7 @@ def _checked_scalar(item: dataclasses.Field, default: Any, value: Any) -> Any:
             value = int(value)
         elif kind is float and not isinstance(value, bool):
             value = float(value)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         pass
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise UserError("setting", f"Setting '{item.name}' needs a value of type {kind.__name__}, not {value!r}.")
@@ -180,7 +180,8 @@ class Job:
         for item in dataclasses.fields(self):
             value, expected = getattr(self, item.name), type(_default(item))
             if expected is float and type(value) is int:
-                object.__setattr__(self, item.name, float(value))
+                # An integer too large for a float is as good as infinite: refused below.
+                object.__setattr__(self, item.name, float(value) if abs(value) < 2**1023 else math.inf)
             elif not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
                 raise UserError("job", f"Job entry '{item.name}' needs a value of type {expected.__name__}.")
         if not self.fixed or not self.moving:
@@ -230,7 +231,10 @@ class Job:
         absolute = {}
         for name in cls.FILES:
             if entry := getattr(job, name):
-                path = (folder / entry).resolve()
+                try:
+                    path = (folder / entry).resolve()
+                except (OSError, RuntimeError, ValueError):  # a null byte, a loop of links
+                    raise UserError("job", f"Job entry '{name}' is not a usable file name.") from None
                 if not path.is_relative_to(folder):
                     raise UserError("job", f"Job entry '{name}' points outside the job folder.")
                 absolute[name] = str(path)
@@ -249,15 +253,19 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError("file", f"The file {path} does not exist.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError("file", f"The file {path} cannot be read as JSON ({error}).") from None
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that the file appears complete or not at all."""
+    """Write JSON so that the file appears complete or not at all.
+
+    Raises `ValueError` for NaN and infinities, which are not JSON: other programs' readers refuse them.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
 
 
@@ -298,9 +306,15 @@ class Message:
     job: str = ""
 
     def encode(self) -> str:
-        """The message as one line of JSON without its newline."""
-        entries = {"version": VERSION, "kind": self.kind, "request": self.request, "job": self.job, **self.data}
-        return json.dumps(entries, ensure_ascii=False, allow_nan=False)
+        """The message as one line of ASCII JSON without its newline.
+
+        Raises `ValueError` where the data holds NaN or an entry that is the envelope's.
+        """
+        envelope = {"version": VERSION, "kind": self.kind, "request": self.request, "job": self.job}
+        if taken := sorted(set(envelope) & set(self.data)):
+            raise ValueError(f"message data cannot hold {', '.join(taken)}")
+        # ASCII, since log text and paths may hold line separators and surrogates that UTF-8 cannot carry.
+        return json.dumps({**envelope, **self.data}, allow_nan=False)
 
     @classmethod
     def decode(cls, line: str, kinds: dict[str, tuple[str, ...]]) -> Message:
@@ -308,7 +322,10 @@ class Message:
 
         Raises `ValueError` for anything that is not one of them, complete and of this version.
         """
-        data = json.loads(line)
+        try:
+            data = json.loads(line, parse_constant=_refuse_constant)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         if not isinstance(data, dict) or data.pop("version", None) != VERSION:
             raise ValueError(f"not a message of version {VERSION}")
         kind, request, job = (data.pop(name, "") for name in ("kind", "request", "job"))
@@ -317,3 +334,7 @@ class Message:
         if missing := [name for name in kinds[kind] if name not in data]:
             raise ValueError(f"{kind} lacks {', '.join(missing)}")
         return cls(kind, data, request, job)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

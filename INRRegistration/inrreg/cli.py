@@ -1,0 +1,329 @@
+"""The command `inrreg`. Exit codes: 0 done, 1 it failed, 2 the call or its input is wrong, 130 cancelled."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from inrreg import protocol
+from inrreg.protocol import Job, Message, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Deformable image registration with implicit neural representations. For research use.",
+)
+_out = Console(soft_wrap=True, highlight=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+FilePath = Annotated[str, typer.Option(metavar="FILE", show_default=False)]
+TransformOption = Annotated[
+    str, typer.Option("--transform", metavar="DIR_OR_FILE", help="A result folder or a transform file.")
+]
+
+
+def main() -> NoReturn:
+    """Run the command; every error ends in one sentence and its exit code."""
+    try:
+        sys.exit(app(standalone_mode=True) or 0)
+    except UserError as error:
+        _err.print(f"[red]Error:[/red] {_plain(error.message)} {_plain(error.hint)}".rstrip())
+        sys.exit(2 if error.code not in FAILURES else 1)
+    except KeyboardInterrupt:
+        _err.print("Cancelled.")
+        sys.exit(130)
+    except OSError as error:
+        _err.print(f"[red]Error:[/red] {_plain(str(error))}. Check the path, its permissions and the free space.")
+        sys.exit(1)
+    except MemoryError:
+        _err.print("[red]Error:[/red] There is too little memory. Close other programs, or use fewer points.")
+        sys.exit(1)
+
+
+FAILURES = ("diverged", "memory")
+"""Codes of errors that are no fault of the call or its input."""
+
+
+@app.command()
+def register(
+    fixed: Annotated[str, typer.Option(help="Fixed image.", metavar="FILE")],
+    moving: Annotated[str, typer.Option(help="Moving image.", metavar="FILE")],
+    output: Annotated[Path, typer.Option(help="Folder for the result.", metavar="DIR")],
+    preset: Annotated[str, typer.Option(help="See `inrreg presets`.")] = protocol.DEFAULT_PRESET,
+    fixed_mask: FilePath = "",
+    moving_mask: FilePath = "",
+    fixed_labels: FilePath = "",
+    moving_labels: FilePath = "",
+    fixed_landmarks: FilePath = "",
+    moving_landmarks: FilePath = "",
+    initial_transform: FilePath = "",
+    prior: FilePath = "",
+    prealign: Annotated[str, typer.Option(help="none, rigid or affine.")] = "none",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads, 0 for the library's choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, machine and threads: same result.")] = 0,
+    time_budget: Annotated[float, typer.Option(help="Seconds that the optimization may take, 0 for no limit.")] = 0.0,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")] = False,
+) -> None:
+    """Register a moving image to a fixed one."""
+    job = lambda: Job(  # noqa: E731 - built inside, so that --json reports its errors too
+        fixed=fixed,
+        moving=moving,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        fixed_labels=fixed_labels,
+        moving_labels=moving_labels,
+        fixed_landmarks=fixed_landmarks,
+        moving_landmarks=moving_landmarks,
+        initial_transform=initial_transform,
+        prior=prior,
+        prealign=prealign,
+        preset=preset,
+        overrides=_assignments(set_ or []),
+        device=device,
+        threads=threads,
+        seed=seed,
+        time_budget=time_budget,
+    )
+    if json:
+        _register_as_events(job, output)
+    else:
+        metrics = _register(job(), output)
+        _out.print(metrics_table(metrics))
+        _out.print(f"Result in {output} after {metrics['seconds']:.1f} s.")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the result.", metavar="DIR")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="A coarser phantom.")] = False,
+) -> None:
+    """Generate a thorax in two respiratory states, register it, and measure the result against the truth."""
+    from inrreg.demo import write_phantom
+    from inrreg.pictures import overview
+
+    with _err.status("Generating the phantom"):
+        job = write_phantom(output / "phantom", quick=quick)
+    metrics = _register(job, output / "result")
+    with _err.status("Drawing"):
+        picture = overview(job, output / "result", output / "overview.png")
+    _out.print(metrics_table(metrics))
+    _out.print(f"Registered in {metrics['seconds']:.1f} s. Picture: {picture}")
+
+
+@app.command()
+def points(
+    transform: TransformOption,
+    input: Annotated[Path, typer.Option(help="Points file.", metavar="P")],
+    output: Annotated[Path, typer.Option(help="Points file.", metavar="P")],
+    inverse: Annotated[bool, typer.Option("--inverse", help="Moving to fixed.")] = False,
+    reference: Annotated[
+        str, typer.Option(help="The image whose voxels a DIR-Lab text file counts.", metavar="FILE")
+    ] = "",
+) -> None:
+    """Map points from the fixed image to the moving one."""
+    import numpy as np
+
+    from inrreg.deformation import load_transform
+    from inrreg.images import read_image
+    from inrreg.landmarks import read_points, write_points
+    from inrreg.transforms import invert
+
+    source = read_points(input, read_image(reference, "reference") if reference else None)
+    mapping = load_transform(transform)
+    if inverse:
+        mapped = invert(mapping, source.positions)
+        error = np.linalg.norm(mapping.map(mapped) - source.positions, axis=1)
+        if (error > 0.1).any():
+            worst = f"worst by {error.max():.2f} mm"
+            _err.print(f"Warning: {int((error > 0.1).sum())} points have no exact inverse, {worst}.")
+    else:
+        mapped = mapping.map(source.positions)
+    write_points(output, source.moved(mapped))
+
+
+@app.command()
+def warp(
+    transform: TransformOption,
+    moving: Annotated[str, typer.Option(help="Moving image.", metavar="FILE")],
+    reference: Annotated[str, typer.Option(help="Image whose grid the result gets.", metavar="FILE")],
+    output: Annotated[Path, typer.Option(help="Warped image.", metavar="FILE")],
+    labels: Annotated[bool, typer.Option("--labels", help="Nearest neighbour, for label images.")] = False,
+) -> None:
+    """Resample a moving image onto the fixed image's grid."""
+    from inrreg.deformation import load_transform
+    from inrreg.geometry import Grid
+    from inrreg.images import read_header, read_scalar, write_image
+    from inrreg.warping import warp as resample
+
+    grid = Grid.of(read_header(reference, "reference image"))
+    image = read_scalar(moving, "moving image")
+    write_image(resample(image, load_transform(transform), grid, labels=labels), output)
+
+
+@app.command()
+def evaluate(
+    transform: TransformOption,
+    fixed: FilePath = "",
+    moving: FilePath = "",
+    fixed_mask: FilePath = "",
+    fixed_labels: FilePath = "",
+    moving_labels: FilePath = "",
+    fixed_landmarks: FilePath = "",
+    moving_landmarks: FilePath = "",
+    json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+) -> None:
+    """Target registration error, overlap of structures and regularity of a transform."""
+    from inrreg.deformation import load_transform
+    from inrreg.evaluation import of_transform
+
+    for name, one, other in (
+        ("labels", fixed_labels, moving_labels),
+        ("landmarks", fixed_landmarks, moving_landmarks),
+    ):
+        if bool(one) != bool(other):
+            raise UserError("evaluate", f"Fixed and moving {name} are needed together.", "Give both or neither.")
+    files = {
+        "fixed": fixed,
+        "moving": moving,
+        "fixed_mask": fixed_mask,
+        "fixed_labels": fixed_labels,
+        "moving_labels": moving_labels,
+        "fixed_landmarks": fixed_landmarks,
+        "moving_landmarks": moving_landmarks,
+    }
+    made_by = Path(transform) / "job.json"
+    job = Job.from_dict(protocol.read_json(made_by)) if made_by.is_file() else None
+    metrics = of_transform(load_transform(transform), job, files)
+    if json:
+        _out.print_json(data=metrics)
+    else:
+        _out.print(metrics_table(metrics))
+
+
+@app.command()
+def presets() -> None:
+    """The presets, where each comes from and what it is for."""
+    table = Table(box=None)
+    for heading in ("preset", "for", "source"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "preset")
+    for name, preset in protocol.presets().items():
+        table.add_row(f"{name} (default)" if name == protocol.DEFAULT_PRESET else name, preset.purpose, preset.source)
+    Console(highlight=False).print(table)
+
+
+def metrics_table(metrics: dict[str, Any]) -> Table:
+    """The figures of a registration for a terminal."""
+    table = Table(box=None, title="Figures of this registration", title_justify="left")
+    for heading in ("", "before", "after"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    if similarity := metrics.get("similarity"):
+        table.add_row("normalized cross-correlation", f"{similarity['before']:.3f}", f"{similarity['after']:.3f}")
+    if marks := metrics.get("landmarks"):
+        for key, name in (("mean", "mean"), ("p95", "95th percentile"), ("max", "largest")):
+            before, after = marks["before"][key], marks["after"][key]
+            table.add_row(f"target registration error, {name} (mm)", f"{before:.2f}", f"{after:.2f}")
+        if snapped := marks.get("after_snapped"):
+            table.add_row("target registration error, voxel-snapped mean (mm)", "", f"{snapped['mean']:.2f}")
+    if labels := metrics.get("labels"):
+        for label in labels["after"]:
+            rows = [labels[name].get(label, {"dice": 0.0, "hd95": None}) for name in ("before", "after")]
+            table.add_row(f"Dice, label {label}", *(f"{row['dice']:.3f}" for row in rows))
+            distances = ("-" if row["hd95"] is None else f"{row['hd95']:.2f}" for row in rows)
+            table.add_row(f"HD95, label {label} (mm)", *distances)
+    for where, name in (("mask", "in the mask"), ("whole", "whole field")):
+        if values := metrics.get("jacobian", {}).get(where):
+            table.add_row(f"Jacobian determinant, smallest, {name}", "", f"{values['min']:.3f}")
+            table.add_row(f"Jacobian determinant <= 0, {name}", "", f"{values['folding']:.3%}")
+            table.add_row(f"SD of its logarithm, {name}", "", f"{values['sd_log']:.3f}")
+    return table
+
+
+def _assignments(texts: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for (name, equals, _), text in zip(pairs, texts, strict=True):
+        if not equals or not name:
+            raise UserError("setting", f"'{text}' is not of the form key=value.")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+class _Interrupt:
+    """Ctrl-C as a polite request first, so that a run ends between steps; the second one is not asked."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> _Interrupt:
+        self.previous = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.previous)
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def _register(job: Job, output: Path) -> dict[str, Any]:
+    """Run a job under a progress bar."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    from inrreg.optimization import Cancelled
+    from inrreg.registration import register as run
+
+    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
+    columns += [TextColumn("loss {task.fields[loss]}  {task.fields[left]}")]
+    with Progress(*columns, console=_err, transient=True) as bar, _Interrupt() as interrupt:
+        task = bar.add_task("reading", total=None, loss="-", left="")
+
+        def show(kind: str, data: dict[str, Any]) -> None:
+            if kind == "progress":
+                fields = {"loss": f"{data['loss']:.4f}", "left": f"{data['eta']:.0f} s left"}
+                bar.update(task, description=data["stage"], completed=data["step"], total=data["steps"], **fields)
+            elif kind == "warning":
+                _err.print(f"Warning: {_plain(data['message'])}")
+
+        try:
+            return run(job, output, emit=show, cancelled=lambda: interrupt.asked)
+        except Cancelled:
+            raise KeyboardInterrupt from None
+
+
+def _register_as_events(make_job: Any, output: Path) -> None:
+    """Run a job with its events as JSON lines on stdout; ends the process with the exit code."""
+
+    def tell(kind: str, data: dict[str, Any]) -> None:
+        print(Message(kind, data, job="job").encode(), flush=True)
+
+    try:
+        job = make_job()
+        from inrreg.optimization import Cancelled
+        from inrreg.registration import register as run
+
+        with _Interrupt() as interrupt:
+            try:
+                metrics = run(job, output, emit=tell, cancelled=lambda: interrupt.asked)
+            except Cancelled:
+                tell("cancelled", {})
+                raise typer.Exit(130) from None
+        tell("result", {"folder": str(output), "metrics": metrics})
+    except UserError as error:
+        tell("error", {"code": error.code, "message": error.message, "hint": error.hint})
+        raise typer.Exit(1 if error.code in FAILURES else 2) from None
+
+
+def _plain(text: str) -> str:
+    """Text with what rich would read as markup taken literally."""
+    return text.replace("[", "\\[")

@@ -1,0 +1,77 @@
+"""What every field answers, and how fields are described in a saved model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+CHUNK = 1 << 16
+"""Points evaluated at once in a dense evaluation: bounds its memory to some hundred MiB."""
+
+
+@dataclass(frozen=True)
+class Jet:
+    """A displacement and its derivatives at N points, all in normalized units.
+
+    `value` (N, 3); `jacobian` (N, 3, 3), entry [n, i, j] the derivative of component i along axis j;
+    `hessian` (N, 3, 3, 3), entry [n, i, j, k]; `laplacian` (N, 3). Those not asked for are None.
+    Coordinates and displacements share one scale, so that the Jacobian is the same in mm.
+    """
+
+    value: Tensor
+    jacobian: Tensor | None = None
+    hessian: Tensor | None = None
+    laplacian: Tensor | None = None
+
+
+class Field(nn.Module, ABC):
+    """A displacement field over normalized coordinates."""
+
+    kind: ClassVar[str]
+    order: ClassVar[int] = 2
+    """The highest order of derivatives that `jet` offers."""
+    kinds: ClassVar[dict[str, Callable[..., Field]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Field.kinds[cls.kind] = cls
+
+    @abstractmethod
+    def value(self, x: Tensor) -> Tensor:
+        """Displacements (N, 3) at points x (N, 3), both normalized."""
+
+    @abstractmethod
+    def jet(self, x: Tensor, order: int, *, trace: bool = False) -> Jet:
+        """Displacements and derivatives up to `order` (1 or 2) at points x (N, 3), in closed form.
+
+        With `trace`, order 2 gives only the Laplacian, which costs half as much as the Hessian.
+        Raises ValueError for an order that the field does not offer.
+        """
+
+    @abstractmethod
+    def spec(self) -> dict[str, Any]:
+        """Plain JSON values from which `from_spec` builds a field of this shape; weights are kept apart."""
+
+    def check_order(self, order: int) -> None:
+        """Raise ValueError unless `jet` can answer that order."""
+        if not 1 <= order <= self.order:
+            raise ValueError(f"a {self.kind} field offers derivatives of order 1 to {self.order}, not {order}")
+
+    @torch.no_grad()
+    def dense(self, x: Tensor) -> Tensor:
+        """`value` without gradients, in chunks that bound the memory."""
+        return torch.cat([self.value(part) for part in x.split(CHUNK)]) if len(x) else x.clone()
+
+
+def from_spec(spec: dict[str, Any]) -> Field:
+    """The untrained field that a `spec` describes. Raises ValueError for an unknown kind."""
+    entries = dict(spec)
+    kind = entries.pop("kind", None)
+    if kind not in Field.kinds:
+        raise ValueError(f"there is no field of kind {kind!r}")
+    return Field.kinds[kind](**entries)

@@ -1,0 +1,160 @@
+"""A cubic B-spline lattice whose nodes an implicit neural representation predicts.
+
+The network captures large motion, as a network does; the lattice makes a dense evaluation cheap: over a
+regular grid it is three small matrix products (Unser 1999 for the splines).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inrreg.fields.base import Field, Jet, from_spec
+from inrreg.geometry import Frame, Grid
+
+
+@dataclass(frozen=True)
+class LatticeGeometry:
+    """Where the nodes are, in normalized coordinates: node (i, j, k) at `rotation` (`origin` + index `spacing`).
+
+    `size` is (i, j, k); `origin` and `spacing` (3,) are along the fixed image's axes, which are the
+    columns of `rotation` (3, 3).
+    """
+
+    size: tuple[int, int, int]
+    origin: np.ndarray
+    spacing: np.ndarray
+    rotation: np.ndarray
+
+    @classmethod
+    def covering(cls, grid: Grid, frame: Frame, spacing: float) -> LatticeGeometry:
+        """Nodes at most `spacing` mm apart over a grid's box, with the margin that the spline needs."""
+        steps = np.maximum(1, np.ceil(grid.extent / spacing - 1e-6)).astype(int)
+        size = tuple(int(n) + 3 for n in steps)
+        step = grid.extent / steps / frame.scale
+        first = grid.direction.T @ frame.normalize(grid.origin)
+        return cls(size, first - step, step, grid.direction)
+
+    def nodes(self) -> Tensor:
+        """Positions of all nodes, (k, j, i, 3) float64 normalized."""
+        i, j, k = (self.origin[a] + self.spacing[a] * np.arange(n, dtype=np.float64) for a, n in enumerate(self.size))
+        z, y, x = np.meshgrid(k, j, i, indexing="ij")
+        return torch.as_tensor(np.stack([x, y, z], -1) @ self.rotation.T)
+
+    def weights(self, axis: int, points: np.ndarray, derivative: int = 0) -> Tensor:
+        """The matrix (P, n) that takes the coefficients along one axis to P points of that axis, normalized."""
+        t = (np.asarray(points) - self.origin[axis]) / self.spacing[axis]
+        base = np.clip(np.floor(t).astype(int), 1, self.size[axis] - 3)
+        matrix = np.zeros((len(t), self.size[axis]))
+        basis = _basis(torch.as_tensor(t - base), derivative).numpy() / self.spacing[axis] ** derivative
+        for tap in range(4):
+            matrix[np.arange(len(t)), base - 1 + tap] = basis[..., tap]
+        return torch.as_tensor(matrix, dtype=torch.float32)
+
+
+def _basis(t: Tensor, derivative: int) -> Tensor:
+    """The four cubic B-spline weights (..., 4) at t in [0, 1], or their first or second derivative."""
+    if derivative == 0:
+        parts = [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]
+        return torch.stack(parts, -1) / 6
+    if derivative == 1:
+        parts = [-((1 - t) ** 2), 3 * t**2 - 4 * t, -3 * t**2 + 2 * t + 1, t**2]
+        return torch.stack(parts, -1) / 2
+    return torch.stack([1 - t, 3 * t - 2, 1 - 3 * t, t], -1)
+
+
+class Lattice(Field):
+    """A cubic B-spline whose coefficients are a network's values at the nodes; several networks are averaged."""
+
+    kind = "lattice"
+
+    def __init__(self, networks: list[Field | dict[str, Any]], geometry: LatticeGeometry | dict[str, Any]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(part if isinstance(part, Field) else from_spec(part) for part in networks)
+        if isinstance(geometry, dict):
+            arrays = {name: np.array(geometry[name]) for name in ("origin", "spacing", "rotation")}
+            geometry = LatticeGeometry(tuple(geometry["size"]), **arrays)
+        self.geometry = geometry
+        for name in ("origin", "spacing", "rotation"):
+            self.register_buffer(f"_{name}", torch.as_tensor(getattr(geometry, name)), persistent=False)
+        self.register_buffer("_nodes", geometry.nodes(), persistent=False)
+
+    def spec(self) -> dict[str, Any]:
+        geometry = {"size": list(self.geometry.size)}
+        geometry |= {name: getattr(self.geometry, name).tolist() for name in ("origin", "spacing", "rotation")}
+        return {"kind": self.kind, "networks": [part.spec() for part in self.networks], "geometry": geometry}
+
+    def coefficients(self) -> Tensor:
+        """The spline's coefficients, (k, j, i, 3) normalized displacements."""
+        dtype = next(self.networks.parameters()).dtype
+        nodes = self._nodes.reshape(-1, 3).to(dtype)
+        mean = torch.stack([part.value(nodes) for part in self.networks]).mean(0)
+        return mean.reshape(*self._nodes.shape)
+
+    def value(self, x: Tensor) -> Tensor:
+        return self._spline(x, self.coefficients())
+
+    def jet(self, x: Tensor, order: int, *, trace: bool = False) -> Jet:
+        self.check_order(order)
+        local, gathered = self._gather(x, self.coefficients())
+        value = self._combine(local, gathered, (0, 0, 0))
+        unit = [tuple(int(a == b) for b in range(3)) for a in range(3)]
+        jacobian = torch.stack([self._combine(local, gathered, d) for d in unit], -1) @ self._turn(x)
+        if order == 1:
+            return Jet(value, jacobian)
+        rows = []
+        for a in range(3):
+            orders = [tuple(p + q for p, q in zip(unit[a], unit[b], strict=True)) for b in range(3)]
+            rows.append([self._combine(local, gathered, d) if not trace or a == b else None
+                         for b, d in enumerate(orders)])  # fmt: skip
+        if trace:  # rotations leave it as it is
+            return Jet(value, jacobian, laplacian=rows[0][0] + rows[1][1] + rows[2][2])
+        hessian = torch.stack([torch.stack(row, -1) for row in rows], -1)
+        turn = self._turn(x)
+        return Jet(value, jacobian, torch.einsum("niab,aj,bk->nijk", hessian, turn, turn))
+
+    def jacobian_at_nodes(self, coefficients: Tensor) -> Tensor:
+        """The Jacobian (k, j, i, 3, 3) at the nodes that have neighbours on all sides, from the coefficients."""
+        columns = []
+        for axis in range(3):
+            part = coefficients
+            for other in range(3):
+                dim = 2 - other  # memory order is z, y, x
+                low, mid, high = (part.narrow(dim, start, part.shape[dim] - 2) for start in range(3))
+                slope = (high - low) / (2 * self.geometry.spacing[axis])
+                part = slope if other == axis else (low + 4 * mid + high) / 6
+            columns.append(part)
+        return torch.stack(columns, -1) @ self._turn(coefficients)
+
+    def _turn(self, x: Tensor) -> Tensor:
+        return self._rotation.T.to(x.dtype)
+
+    def _spline(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        return self._combine(*self._gather(x, coefficients), (0, 0, 0))
+
+    def _gather(self, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions within the cell (N, 3), and the 64 coefficients around it, (N, 4, 4, 4, 3) by z, y, x."""
+        t = (x @ self._rotation.to(x.dtype) - self._origin.to(x.dtype)) / self._spacing.to(x.dtype)
+        last = torch.tensor(self.geometry.size, device=x.device) - 3
+        base = torch.minimum(t.detach().floor().long().clamp(min=1), last)
+        taps = torch.arange(4, device=x.device) - 1
+        i, j, k = (base[:, a, None] + taps for a in range(3))
+        gathered = coefficients[k[:, :, None, None], j[:, None, :, None], i[:, None, None, :]]
+        return t - base, gathered
+
+    def _combine(self, local: Tensor, gathered: Tensor, derivative: tuple[int, int, int]) -> Tensor:
+        """The spline (N, 3), differentiated that many times along each of the lattice's axes."""
+        spacing = self._spacing.to(local.dtype)
+        for axis in range(3):  # x is the last of the three tap axes; each pass removes it
+            basis = _basis(local[:, axis], derivative[axis]) / spacing[axis] ** derivative[axis]
+            gathered = (gathered * basis.reshape(len(basis), *[1] * (2 - axis), 4, 1)).sum(-2)
+        return gathered
+
+    def dense(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            coefficients = self.coefficients()
+            return torch.cat([self._spline(part, coefficients) for part in x.split(1 << 15)]) if len(x) else x.clone()

@@ -1,0 +1,117 @@
+"""Running an optimization: stages, schedules, stopping, progress and cancelling."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inrreg.protocol import UserError
+
+Emit = Callable[[str, dict[str, Any]], None]
+REPORT_EVERY = 0.15
+"""Seconds between progress events: reading a loss waits for the device."""
+
+
+class Cancelled(Exception):
+    """The user cancelled; nothing has been written."""
+
+
+class Run:
+    """One optimization as its method sees it: it announces stages, loops over their steps, reports losses.
+
+    `emit(kind, data)` takes the events, `cancelled()` is asked between steps. With a `time_budget` in
+    seconds each stage gets its share of what is left, by its announced cost; 0 means no limit.
+    """
+
+    def __init__(
+        self,
+        emit: Emit = lambda kind, data: None,
+        cancelled: Callable[[], bool] = lambda: False,
+        *,
+        seed: int = 0,
+        time_budget: float = 0.0,
+    ) -> None:
+        self.emit, self.cancelled, self.seed = emit, cancelled, seed
+        self.started = time.perf_counter()
+        self.deadline = self.started + time_budget if time_budget else math.inf
+        self._costs: list[float] = []
+        self._done = self._total = 0
+        self._reported = -math.inf
+        self._stage, self._begun = "", self.started
+
+    def seconds(self) -> float:
+        """Time since the job began."""
+        return time.perf_counter() - self.started
+
+    def check_cancelled(self) -> None:
+        """Raise `Cancelled` once the user asked for it."""
+        if self.cancelled():
+            raise Cancelled
+
+    def announce(self, stage: str, part: float, loss: float) -> None:
+        """Progress of a stage before the optimization, `part` from 0 to 1 of it, whose steps are not counted."""
+        self._emit_progress(stage, round(100 * part), 100, {"metric": loss}, 0.0)
+
+    def plan(self, steps: Iterable[int], costs: Iterable[float] | None = None) -> None:
+        """Announce the steps of all stages to come, and optionally what a step of each costs."""
+        steps = list(steps)
+        self._total, self._begun = sum(steps), time.perf_counter()
+        costs = [1.0] * len(steps) if costs is None else costs
+        self._costs = [count * cost for count, cost in zip(steps, costs, strict=True)]
+
+    def stage(self, name: str, steps: int) -> Iterator[float]:
+        """Loop over one stage's steps; yields the part of it that is done, 0 at the first step.
+
+        Under a time budget the stage ends when its share is spent, and the part follows the clock.
+        """
+        self._stage, begin = name, time.perf_counter()
+        cost, *self._costs = self._costs
+        share = (self.deadline - begin) * cost / (cost + sum(self._costs))
+        for step in range(steps):
+            part = max(step / steps, (time.perf_counter() - begin) / share if share > 0 else 1.0)
+            if part >= 1 and step > 0:
+                self._done += steps - step
+                return
+            self.check_cancelled()
+            yield min(part, 1.0)
+            self._done += 1
+
+    def report(self, terms: dict[str, Tensor]) -> None:
+        """Tell the loss of this step, at most every `REPORT_EVERY` seconds.
+
+        Raises `UserError` (code `diverged`) when the loss is no longer a number.
+        """
+        now, done = time.perf_counter(), self._done + 1
+        if now - self._reported < REPORT_EVERY and done < self._total:
+            return
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        if not math.isfinite(sum(values.values())):
+            raise UserError(
+                "diverged", "The optimization diverged.", "Try a stronger regularization or a smaller learning rate."
+            )
+        eta = min((now - self._begun) / done * (self._total - done), max(0.0, self.deadline - now))
+        self._emit_progress(self._stage, done, self._total, values, eta)
+
+    def _emit_progress(self, stage: str, step: int, steps: int, terms: dict[str, float], eta: float) -> None:
+        self._reported = time.perf_counter()
+        progress = {"stage": stage, "step": step, "steps": steps, "loss": sum(terms.values()), "terms": terms}
+        self.emit("progress", progress | {"seconds": self.seconds(), "eta": eta})
+
+
+def cosine(start: float, end: float) -> Callable[[float], float]:
+    """A cosine from `start` at 0 to `end` at 1 (Loshchilov and Hutter 2017)."""
+    return lambda part: end + (start - end) * (1 + math.cos(math.pi * min(part, 1.0))) / 2
+
+
+def descend(optimizer: torch.optim.Optimizer, rate: float, terms: dict[str, Tensor]) -> None:
+    """One step of the optimizer along the sum of the loss terms, at that learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    sum(terms.values()).backward()
+    optimizer.step()

@@ -1,0 +1,45 @@
+"""The losses of the methods that compare images at random points."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from inrreg.fields import Field, Jet
+from inrreg.problem import Problem
+from inrreg.similarity import lobe_cross_entropy, ncc_loss
+
+OUTSIDE = 0.25
+"""Regularization points drawn from the whole image for each one drawn from the fixed mask."""
+
+
+class PointLoss:
+    """Global NCC at `points` random voxels of the fixed mask, and the field's derivatives at some of them.
+
+    Derivatives are taken at the first `regularized` of the points, which are as random as the rest, so that
+    their mean estimates the same integral at less cost; with a fixed mask also at points of the whole image,
+    because outside the mask nothing else tells a network what to do. Both images are smoothed by a Gaussian
+    of `sigma` mm.
+    """
+
+    def __init__(self, problem: Problem, points: int, regularized: int, sigma: float = 0.0) -> None:
+        self.problem, self.points, self.regularized = problem, points, min(regularized, points)
+        self.voxels = problem.voxels(sigma, seed=round(100 * sigma))
+        self.box = problem.box(seed=1)
+        self.outside = 0 if problem.fixed_mask is None else max(1, round(OUTSIDE * self.regularized))
+        self.moving = problem.moving_volume(sigma)
+
+    def __call__(self, field: Field, order: int, *, trace: bool = False) -> tuple[dict[str, Tensor], Jet]:
+        """One random draw: the data terms, and the jet to regularize."""
+        points, fixed = self.voxels.draw(self.points)
+        picked = points[: self.regularized]
+        if self.outside:
+            picked = torch.cat([picked, self.box.draw(self.outside)])
+        jet = field.jet(picked, order, trace=trace)
+        rest = field.value(points[self.regularized :]) if self.regularized < self.points else points[:0]
+        moved = self.problem.before(points + torch.cat([jet.value[: self.regularized], rest]))
+        weight = self.problem.valid(moved, self.moving)
+        terms = {"NCC": ncc_loss(fixed[0], self.moving.sample(moved)[0], weight)}
+        if self.problem.labels is not None:
+            terms["labels"] = lobe_cross_entropy(fixed[1:], self.problem.labels[1].sample(moved), weight)
+        return terms, jet

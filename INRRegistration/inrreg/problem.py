@@ -1,0 +1,144 @@
+"""A registration problem, ready for a method: two normalized images, masks and labels in one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from inrreg.geometry import Frame, Grid, Volume
+from inrreg.intensities import normalize
+from inrreg.protocol import UserError
+from inrreg.sampling import BoxSampler, VoxelSampler
+
+MIN_OVERLAP = 0.1
+"""Least share of the fixed points (of the mask) that must lie in the moving image (its mask) at the start."""
+
+
+@dataclass
+class Problem:
+    """What a method registers.
+
+    `fixed`, `moving` are images; masks are None or images of 0 and 1 on their image's grid, labels None or
+    images of integers on their image's grid. `before` takes normalized fixed-space points (N, 3) to normalized
+    moving-space points: the initial transform and the prealignment, which come after the displacement field:
+    moving point = before(x + u(x)).
+
+    The fixed mask restricts the data to its points. The moving mask says which points of the moving image may
+    serve as data; a fixed point that is mapped out of it, or out of the moving image, does not count.
+    """
+
+    fixed: sitk.Image
+    moving: sitk.Image
+    fixed_mask: sitk.Image | None = None
+    moving_mask: sitk.Image | None = None
+    fixed_labels: sitk.Image | None = None
+    moving_labels: sitk.Image | None = None
+    before: Callable[[Tensor], Tensor] = field(default=lambda x: x)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seed: int = 0
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The fixed image's voxel centres."""
+        return Grid.of(self.fixed)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """Normalized coordinates of this pair."""
+        return Frame.covering(self.grid)
+
+    @cached_property
+    def images(self) -> tuple[sitk.Image, sitk.Image]:
+        """Fixed and moving with normalized float32 intensities."""
+        return tuple(_like(normalize(_array(image)), image) for image in (self.fixed, self.moving))
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """The fixed mask as (k, j, i) bool, everything where there is none."""
+        shape = self.grid.size[::-1]
+        return np.ones(shape, bool) if self.fixed_mask is None else _array(self.fixed_mask) > 0
+
+    def smoothed(self, image: sitk.Image, sigma: float) -> np.ndarray:
+        """An image's array (k, j, i) after a Gaussian of `sigma` mm, 0 for none."""
+        return _array(sitk.SmoothingRecursiveGaussian(image, float(sigma)) if sigma > 0 else image)
+
+    def moving_volume(self, sigma: float = 0.0) -> Volume:
+        """The moving image after a Gaussian of `sigma` mm."""
+        return self._volume(self.smoothed(self.images[1], sigma), self.moving)
+
+    def fixed_volume(self, sigma: float = 0.0) -> Volume:
+        """The fixed image after a Gaussian of `sigma` mm."""
+        return self._volume(self.smoothed(self.images[0], sigma), self.fixed)
+
+    @cached_property
+    def moving_mask_volume(self) -> Volume | None:
+        """The moving mask as a volume, or None."""
+        return None if self.moving_mask is None else self._volume(_array(self.moving_mask) > 0, self.moving)
+
+    @cached_property
+    def fixed_mask_volume(self) -> Volume | None:
+        """The fixed mask as a volume, or None."""
+        return None if self.fixed_mask is None else self._volume(self.mask, self.fixed)
+
+    @cached_property
+    def labels(self) -> tuple[np.ndarray, Volume] | None:
+        """Membership of each label that both images have: the fixed (L, k, j, i), the moving as a volume."""
+        if self.fixed_labels is None:
+            return None
+        fixed, moving = _array(self.fixed_labels), _array(self.moving_labels)
+        common = [value for value in np.intersect1d(np.unique(fixed), np.unique(moving)) if value != 0]
+        if not common:
+            raise UserError(
+                "labels", "Fixed and moving labels have no label in common.", "Number the same structures alike."
+            )
+        rows = [np.stack([array == value for value in common]) for array in (fixed, moving)]
+        return rows[0], self._volume(rows[1], self.moving)
+
+    def valid(self, points: Tensor, moving: Volume) -> Tensor:
+        """1 where moving-space points (..., 3) lie in the moving image and its mask, else 0; no gradient."""
+        with torch.no_grad():
+            inside = moving.contains(points)
+            if self.moving_mask_volume is not None:
+                inside &= self.moving_mask_volume.sample(points)[0] > 0.5
+            return inside.to(torch.float32)
+
+    def voxels(self, sigma: float = 0.0, *, seed: int = 0) -> VoxelSampler:
+        """Random voxels of the fixed mask with their value after a Gaussian of `sigma` mm, then their labels."""
+        rows = self.smoothed(self.images[0], sigma)[None]
+        if self.labels is not None:
+            rows = np.concatenate([rows, self.labels[0]])
+        return VoxelSampler.of(self.mask, rows, self.grid, self.frame, self.device, self.seed + seed)
+
+    def box(self, *, seed: int = 0) -> BoxSampler:
+        """Random points of the whole fixed image."""
+        return BoxSampler.of(self.grid, self.frame, self.device, self.seed + seed)
+
+    def check_overlap(self) -> None:
+        """Raise `UserError` (code `overlap`) when too few fixed points start inside the moving image."""
+        points, _ = self.voxels(seed=7).draw(20_000)
+        share = self.valid(self.before(points), self.moving_volume()).mean().item()
+        if share < MIN_OVERLAP:
+            raise UserError(
+                "overlap",
+                f"Only {share:.0%} of the fixed image or its mask overlaps the moving image or its mask.",
+                "Align the volumes first, or use an initial transform or prealignment.",
+            )
+
+    def _volume(self, array: np.ndarray, image: sitk.Image) -> Volume:
+        return Volume.of(array, Grid.of(image), self.frame, self.device)
+
+
+def _array(image: sitk.Image) -> np.ndarray:
+    return sitk.GetArrayFromImage(image)
+
+
+def _like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
+    result = sitk.GetImageFromArray(array)
+    result.CopyInformation(image)
+    return result

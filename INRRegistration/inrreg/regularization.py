@@ -1,0 +1,52 @@
+"""Regularization losses: plain functions of a jet's derivatives at N points, in normalized units.
+
+One scale is shared by coordinates and displacements, so first derivatives are what they are in mm; second
+derivatives are the ones in 1/mm times the scale of the frame.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def curvature(laplacian: Tensor) -> Tensor:
+    """Mean squared Laplacian, summed over components (Fischer and Modersitzki 2003; Gebauer et al., eq. 6).
+
+    `laplacian` (N, 3).
+    """
+    return laplacian.square().sum(-1).mean()
+
+
+def bending(hessian: Tensor) -> Tensor:
+    """Mean bending energy: all squared second derivatives, summed (Rueckert et al. 1999; IDIR). (N, 3, 3, 3)."""
+    return hessian.square().sum((1, 2, 3)).mean()
+
+
+def determinant(jacobian: Tensor) -> Tensor:
+    """det(I + grad u), (N,), from a displacement's Jacobian (N, 3, 3)."""
+    a = jacobian + torch.eye(3, dtype=jacobian.dtype, device=jacobian.device)
+    return torch.linalg.vecdot(a[:, 0], torch.linalg.cross(a[:, 1], a[:, 2]))
+
+
+def jacobian_deviation(jacobian: Tensor) -> Tensor:
+    """Mean |det - 1|, IDIR's Jacobian regularization. (N, 3, 3)."""
+    return (determinant(jacobian) - 1).abs().mean()
+
+
+def jacobian_shrinkage(jacobian: Tensor) -> Tensor:
+    """Mean ReLU(1 - det), Gebauer et al., equation 7. (N, 3, 3).
+
+    Their text speaks of negative determinants, but the equation penalizes all volume loss; the equation is
+    what is built here, since it acts before anything folds.
+    """
+    return torch.relu(1 - determinant(jacobian)).mean()
+
+
+def isotropic_total_variation(jacobian: Tensor, smoothing: float = 1e-3) -> Tensor:
+    """Mean Frobenius norm of the Jacobian, isotropic over axes and components (Vishnevskiy et al. 2017).
+
+    `jacobian` (..., 3, 3). Linear in a jump, so that a sliding interface costs no more than a ramp;
+    `smoothing` rounds its corner at zero.
+    """
+    return (jacobian.square().sum((-1, -2)) + smoothing**2).sqrt().mean() - smoothing

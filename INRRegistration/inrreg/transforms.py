@@ -1,0 +1,196 @@
+"""Maps from fixed-space to moving-space points, in LPS mm: applied, inverted, sampled on grids, read.
+
+Everything here has one method, `map(points)`, for points (N, 3) float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+
+from inrreg.geometry import Grid
+from inrreg.protocol import UserError
+
+
+class PointMap(Protocol):
+    """A map of points."""
+
+    def map(self, points: np.ndarray) -> np.ndarray:
+        """Moving-space points (N, 3) of fixed-space points (N, 3), LPS mm."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x -> matrix x + offset; the identity by default."""
+
+    matrix: np.ndarray = None
+    offset: np.ndarray = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "matrix", np.eye(3) if self.matrix is None else np.asarray(self.matrix))
+        object.__setattr__(self, "offset", np.zeros(3) if self.offset is None else np.asarray(self.offset))
+
+    def map(self, points: np.ndarray) -> np.ndarray:
+        return points @ self.matrix.T + self.offset
+
+    def after(self, other: Affine) -> Affine:
+        """The map that applies `other` first."""
+        return Affine(self.matrix @ other.matrix, self.matrix @ other.offset + self.offset)
+
+    def to_sitk(self) -> sitk.AffineTransform:
+        """The same map for SimpleITK and its files."""
+        transform = sitk.AffineTransform(3)
+        transform.SetMatrix(self.matrix.ravel().tolist())
+        transform.SetTranslation(self.offset.tolist())
+        return transform
+
+
+@dataclass(frozen=True)
+class DisplacementGrid:
+    """A sampled displacement field, interpolated linearly; the identity outside its voxels, as in ITK.
+
+    `vectors` (k, j, i, 3) LPS mm at the points of `grid`.
+    """
+
+    vectors: np.ndarray
+    grid: Grid
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> DisplacementGrid:
+        """From a displacement field image; a field of type `modeling` is refused by `read_transform`, not here."""
+        return cls(sitk.GetArrayFromImage(image).astype(np.float64), Grid.of(image))
+
+    def map(self, points: np.ndarray) -> np.ndarray:
+        size = np.array(self.grid.size)
+        index = self.grid.to_index(points)
+        located = torch.as_tensor(index / np.maximum((size - 1) / 2, 0.5) - 1)
+        data = torch.as_tensor(self.vectors).permute(3, 0, 1, 2)[None]
+        moved = F.grid_sample(data, located[None, None, None], padding_mode="border", align_corners=True)
+        inside = ((index >= -0.5) & (index <= size - 0.5)).all(1, keepdims=True)
+        return points + np.where(inside, moved[0, :, 0, 0].T.numpy(), 0.0)
+
+
+@dataclass(frozen=True)
+class SitkTransform:
+    """Any other SimpleITK transform, point by point."""
+
+    transform: sitk.Transform
+
+    def map(self, points: np.ndarray) -> np.ndarray:
+        return np.array([self.transform.TransformPoint(point) for point in points.tolist()]).reshape(-1, 3)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Several maps, the first applied first."""
+
+    parts: tuple[PointMap, ...]
+
+    def map(self, points: np.ndarray) -> np.ndarray:
+        for part in self.parts:
+            points = part.map(points)
+        return points
+
+
+def sample_on(transform: PointMap, grid: Grid) -> np.ndarray:
+    """The displacement map(x) - x at a grid's points, (k, j, i, 3) float64 mm, slab by slab."""
+    points = grid.points()
+    return np.stack([(transform.map(p) - p).reshape(*slab.shape) for slab in points for p in [slab.reshape(-1, 3)]])
+
+
+def invert(transform: PointMap, points: np.ndarray, *, steps: int = 60, tolerance: float = 1e-4) -> np.ndarray:
+    """Fixed-space points (N, 3) that the map takes to the given moving-space points (N, 3), LPS mm.
+
+    Damped Newton steps with a numerical Jacobian, from the points themselves. Where the map has no inverse (it
+    folds, or the point is never reached) the nearest approach found is returned: map it again to see its error.
+    """
+    x = np.array(points, dtype=np.float64)
+    residual = transform.map(x) - points
+    error = np.linalg.norm(residual, axis=1)
+    damping = np.ones(len(x))
+    for _ in range(steps):
+        active = np.flatnonzero((error > tolerance) & (damping > 1e-3))
+        if not len(active):
+            break
+        step = np.linalg.solve(numerical_jacobian(transform, x[active], regular=True), residual[active, :, None])[
+            ..., 0
+        ]
+        trial = x[active] - damping[active, None] * step
+        remaining = transform.map(trial) - points[active]
+        distance = np.linalg.norm(remaining, axis=1)
+        better = distance < error[active]
+        good = active[better]
+        x[good], residual[good], error[good] = trial[better], remaining[better], distance[better]
+        damping[good] = np.minimum(1, 2 * damping[good])
+        damping[active[~better]] /= 2
+    return x
+
+
+def numerical_jacobian(
+    transform: PointMap, points: np.ndarray, *, regular: bool = False, step: float = 0.05
+) -> np.ndarray:
+    """Central differences of a map over `step` mm, (N, 3, 3); `regular` puts the identity for singular ones."""
+    columns = []
+    for axis in range(3):
+        shift = np.zeros(3)
+        shift[axis] = step
+        columns.append((transform.map(points + shift) - transform.map(points - shift)) / (2 * step))
+    jacobian = np.stack(columns, -1)
+    if regular:
+        jacobian[np.abs(np.linalg.det(jacobian)) < 1e-2] = np.eye(3)
+    return jacobian
+
+
+def read_transform(path: str | Path) -> PointMap:
+    """A transform file: a displacement field image, or anything that SimpleITK reads as a transform.
+
+    A field is taken as ITK and Slicer's *from parent* take it, at fixed-space points the vector to moving space,
+    unless its NRRD header's `displacement field type` says `modeling`: then it is inverted.
+    Raises `UserError` (code `file` or `transform`) for a missing or unusable file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError("file", f"The transform {path} does not exist.")
+    if path.suffix.lower() in (".tfm", ".txt", ".h5", ".hdf5", ".mat", ".xfm"):
+        try:
+            return simplify(sitk.ReadTransform(str(path)))
+        except RuntimeError:
+            raise UserError("transform", f"The file {path} cannot be read as a transform.") from None
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError:
+        raise UserError("transform", f"The file {path} cannot be read as a displacement field.") from None
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
+        raise UserError("transform", f"The file {path} is not a field of three-dimensional displacements.")
+    field = DisplacementGrid.of(image)
+    if not np.isfinite(field.vectors).all():
+        raise UserError("transform", f"The displacement field {path} has NaN or infinite values.")
+    key = "displacement field type"
+    return Inverse(field) if image.HasMetaDataKey(key) and image.GetMetaData(key) == "modeling" else field
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """The numerical inverse of a map."""
+
+    transform: PointMap
+
+    def map(self, points: np.ndarray) -> np.ndarray:
+        return invert(self.transform, points)
+
+
+def simplify(transform: sitk.Transform) -> PointMap:
+    """A SimpleITK transform as the plainest map that equals it."""
+    if transform.GetDimension() != 3:
+        raise UserError("transform", "The transform is not three-dimensional.")
+    if not transform.IsLinear():
+        return SitkTransform(transform)
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    columns = [np.array(transform.TransformPoint(axis)) - origin for axis in np.eye(3).tolist()]
+    return Affine(np.stack(columns, -1), origin)
