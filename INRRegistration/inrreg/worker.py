@@ -110,14 +110,18 @@ class Worker:
     # ----------------------------------------------------------------------------------------- jobs
 
     def _hello(self) -> None:
-        error = None
+        found, error = {}, None
         try:
-            import torch
+            from inrreg.devices import devices
+
+            found = devices()
         except ImportError as missing:
-            torch, error = None, missing
-        self._events.send("hello", {"versions": versions(), "devices": devices(torch) if torch else []})
+            error = missing
+        # The fastest first: what `auto` takes.
+        entries = [{"id": key, "name": found[key]} for key in sorted(found, key="cpu".__eq__)]
+        self._events.send("hello", {"versions": versions(), "devices": entries})
         if error is not None:
-            self._error(explain(error), "", "")
+            self._error(error, "", "")
 
     def _register(self, message: Message) -> None:
         """Run one job from its folder; whatever happens becomes exactly one closing event."""
@@ -216,17 +220,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def devices(torch: Any) -> list[dict[str, str]]:
-    """Devices to choose from, each with the `id` a job takes and a `name` for people; fastest first."""
-    found = []
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            found.append({"id": f"cuda:{index}", "name": torch.cuda.get_device_name(index)})
-    if torch.backends.mps.is_available():
-        found.append({"id": "mps", "name": "Apple GPU"})
-    return [*found, {"id": "cpu", "name": f"CPU ({os.cpu_count()} cores)"}]
-
-
 def check_result(folder: Path) -> None:
     """Read a result folder back. Raises `UserError` (code `result`) where it is incomplete or damaged."""
     import numpy as np
@@ -245,19 +238,16 @@ def check_result(folder: Path) -> None:
 
 
 def resample(job: Job, result: Path, path: Path) -> Path:
-    """Resample the moving image onto the fixed grid with the result's displacement; returns `path`.
-
-    Linear interpolation, the moving image's pixel type, its smallest value where it has no data.
-    """
+    """Write the moving image resampled onto the fixed grid with the result's displacement; returns `path`."""
     import SimpleITK as sitk
 
+    from inrreg.warping import padding_value
+
+    # ITK's own transform, on all cores at once: the fixed grid may hold a hundred million voxels.
     field = sitk.ReadImage(str(result / "displacement.nrrd"), sitk.sitkVectorFloat64)
-    moving = sitk.ReadImage(job.moving)
-    limits = sitk.MinimumMaximumImageFilter()
-    limits.Execute(moving)
     transform = sitk.DisplacementFieldTransform(field)
-    fixed = sitk.ReadImage(job.fixed)
-    warped = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, limits.GetMinimum())
+    moving = sitk.ReadImage(job.moving)
+    warped = sitk.Resample(moving, sitk.ReadImage(job.fixed), transform, sitk.sitkLinear, padding_value(moving))
     partial = path.with_name("partial-" + path.name)
     sitk.WriteImage(warped, str(partial), False)
     partial.replace(path)

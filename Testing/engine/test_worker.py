@@ -109,7 +109,7 @@ def test_a_job_gives_progress_and_a_result_that_reads_back(client, tmp_path):
         SimpleITK.ReadImage(str(folder / "fixed.nrrd")),
         SimpleITK.DisplacementFieldTransform(field),
         SimpleITK.sitkLinear,
-        float(SimpleITK.GetArrayFromImage(moving).min()),
+        0.0,
     )
     warped = SimpleITK.ReadImage(result.data["resampled"])
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(warped), SimpleITK.GetArrayFromImage(expected))

@@ -100,6 +100,15 @@ def install():
         sys.modules[module.__name__] = module
 
 
+def stub_torch():
+    """Importing the real torch takes a second or more, and the fake needs none."""
+    torch, nn, functional = (types.ModuleType(name) for name in ("torch", "torch.nn", "torch.nn.functional"))
+    torch.nn, nn.functional, torch.Tensor = nn, functional, object
+    torch.cuda = types.SimpleNamespace(is_available=lambda: False)
+    torch.backends = types.SimpleNamespace(mps=types.SimpleNamespace(is_available=lambda: False))
+    sys.modules |= {module.__name__: module for module in (torch, nn, functional)}
+
+
 if __name__ == "__main__":
     from inrreg import worker
 
@@ -107,10 +116,5 @@ if __name__ == "__main__":
         sys.modules["torch"] = None
     else:
         install()
-        if "--torch" not in sys.argv:
-            # Importing the real torch takes a second or more, and the fake needs none.
-            torch = types.ModuleType("torch")
-            torch.cuda = types.SimpleNamespace(is_available=lambda: False)
-            torch.backends = types.SimpleNamespace(mps=types.SimpleNamespace(is_available=lambda: False))
-            sys.modules["torch"] = torch
+        stub_torch()
     worker.main()

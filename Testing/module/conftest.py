@@ -82,6 +82,8 @@ class User:
         self.ui.fixedSelector.setCurrentNode(fixed)
         self.ui.movingSelector.setCurrentNode(moving)
         self.ui.presetSelector.setCurrentIndex(self.ui.presetSelector.findData(preset))
+        # Another preset's form is only gone after the event loop's next turn.
+        self.slicer.app.processEvents()
         for name, value in settings.items():
             self.set_setting(name, value)
 
