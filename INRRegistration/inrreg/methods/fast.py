@@ -32,6 +32,7 @@ class FastSettings(Settings):
     window: tuple = setting((2, 2, 2), "radius of the correlation window, in image lattice samples", low=1, high=9)
     noise: float = setting(1e-4, "variance below which a window counts as flat, intensities 0 to 1", low=0, high=1)
     variation: float = setting(0.1, "weight of the isotropic total variation", low=0, high=100)
+    start: float = setting(0.05, "size of the first displacement, of a SIREN's usual one", low=0, high=1)
     rate: float = setting(1e-3, "learning rate at the start", low=1e-7, high=1)
     final_rate: float = setting(1e-4, "learning rate at the end", low=0, high=1)
 
@@ -57,6 +58,9 @@ def fit(problem: Problem, settings: FastSettings, run: Run) -> Field:
 
     generator = torch.Generator().manual_seed(run.seed)
     network = Siren(settings.width, settings.hidden, settings.omega, generator=generator).to(problem.device)
+    with torch.no_grad():  # a search that starts near the identity does not begin by folding
+        network.layers[-1].weight.mul_(settings.start)
+        network.layers[-1].bias.mul_(settings.start)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.rate)
     rate = cosine(settings.rate, settings.final_rate)
     stages = list(zip(settings.steps, settings.image_spacing, settings.node_spacing, settings.window, strict=True))
