@@ -31,7 +31,7 @@ from inrreg.protocol import Job, Message, UserError
 HEARTBEAT = 1.0
 """Seconds between heartbeats during a job."""
 
-RESULT_FILES = ("displacement.nrrd", "deformable.nrrd", "model.safetensors", "model.json", "metrics.json", "job.json")
+RESULT_FILES = ("displacement.nrrd", "model.safetensors", "model.json", "metrics.json", "job.json")
 """What a result folder holds at least, before it is announced."""
 
 

@@ -64,7 +64,7 @@ class User:
         self.widget = application.load_module(MODULE)
         self.window = Window(slicer, slicer.modules.inrregistration.widgetRepresentation())
         self.window.show()
-        self.gaps = Gaps(slicer)
+        self.gaps = Gaps()
 
     @property
     def panel(self):
@@ -130,32 +130,32 @@ class User:
 
 
 class Gaps:
-    """How long the event loop was away, measured from within: the longest stop that a user feels."""
+    """How long the event loop was away, measured from within: the longest stop that a user feels.
 
-    def __init__(self, slicer):
+    In processor time of this thread: other programs on the computer do not count. `wall` is by the clock.
+    """
+
+    def __init__(self):
         import qt
 
         self._timer = qt.QTimer()
         self._timer.setInterval(0)
         self._timer.timeout.connect(self._tick)
-        self.reset()
-
-    def reset(self):
-        self.worst, self._last = 0.0, None
-        self._timer.stop()
 
     def start(self):
-        self.reset()
+        self.worst, self.wall, self._last = 0.0, 0.0, None
         self._timer.start()
 
     def stop(self):
+        """The longest stop in milliseconds."""
         self._timer.stop()
-        return 1000 * self.worst
+        return self.worst
 
     def _tick(self, *_):
-        now = time.perf_counter()
+        now = 1000 * time.thread_time(), 1000 * time.perf_counter()
         if self._last is not None:
-            self.worst = max(self.worst, now - self._last)
+            self.worst = max(self.worst, now[0] - self._last[0])
+            self.wall = max(self.wall, now[1] - self._last[1])
         self._last = now
 
 
