@@ -15,12 +15,15 @@ from inrreg.protocol import UserError
 from .logic import Registrations
 from .parameters import Parameters
 from .request import Request
-from .run import CANCELLED, DONE, LOADING, Run
+from .run import CANCELLED, DONE, Run
 from .segment_menu import SegmentMenu
 from .settings_form import SettingsForm
 from .widgets import choose, chosen, connect, fill, read
 
-ERROR_STYLE = "QLabel { background: #fdecea; color: #7a1c12; border: 1px solid #e0a39b; padding: 8px; }"
+BOX = "QLabel {{ background: {}; color: {}; border: 1px solid {}; padding: 8px; }}"
+ERROR_STYLE = BOX.format("#fdecea", "#7a1c12", "#e0a39b")
+WARNING_STYLE = BOX.format("#fff6dd", "#5c4300", "#e3c877")
+MUTED_STYLE = "QLabel, QLabel:disabled { color: gray; }"
 SELECTORS = {
     "fixed": "fixedSelector",
     "moving": "movingSelector",
@@ -44,9 +47,9 @@ class Panel(VTKObservationMixin):
         self.registrations = registrations
         self.run: Run | None = None
         self._updating = False
-        ui.errorLabel.setStyleSheet(ERROR_STYLE)
-        ui.researchLabel.setStyleSheet("QLabel { color: gray; }")
-        ui.presetLabel.setStyleSheet("QLabel { color: gray; }")
+        self._progressed = False
+        ui.researchLabel.setStyleSheet(MUTED_STYLE)
+        ui.presetLabel.setStyleSheet(MUTED_STYLE)
         fill(ui.presetSelector, [(name, name) for name in protocol.presets()])
         fill(ui.prealignSelector, [(_("None"), "none"), (_("Rigid"), "rigid"), (_("Affine"), "affine")])
         self._form = SettingsForm(ui.settingsBox)
@@ -145,7 +148,7 @@ class Panel(VTKObservationMixin):
             ui.resampleCheckBox.setChecked(parameters.resample)
             ui.volumeSelector.setEnabled(parameters.resample)
             if preset := protocol.presets().get(parameters.preset):
-                ui.presetLabel.setText(preset.purpose)
+                ui.presetLabel.setText(preset.purpose[:1].upper() + preset.purpose[1:])
                 self._form.show(preset.settings, parameters.overrides.get(preset.name, {}))
         finally:
             self._updating = False
@@ -190,14 +193,23 @@ class Panel(VTKObservationMixin):
             return
         self.run = run
         run.progress.connect(self._on_progress)
+        run.alive.connect(self._on_alive)
         run.log.connect(self._log)
         run.finished.connect(self._on_finished)
-        self.ui.statusLabel.setText(_("Preparing…"))
+        self._progressed = False
+        self._tell(_("Preparing…"))
         self.ui.progressBar.setMaximum(0)
         self.ui.progressBar.setVisible(True)
         self._show_button()
 
+    def _on_alive(self, seconds: float | None) -> None:
+        if seconds is None:
+            self._tell(_("The registration process has not answered for a while. Wait for it, or cancel."))
+        elif not self._progressed:
+            self._tell(_("Preparing… {time}").format(time=duration(seconds)))
+
     def _on_progress(self, data: dict[str, Any]) -> None:
+        self._progressed = True
         bar = self.ui.progressBar
         bar.setMaximum(1000)
         bar.setValue(int(1000 * data["step"] / max(1, data["steps"])))
@@ -205,8 +217,7 @@ class Panel(VTKObservationMixin):
         stage = str(data["stage"]).capitalize()
         text = _("{stage}: step {step} of {steps}, loss {loss}, {left} left")
         text = text.format(stage=stage, step=data["step"], steps=data["steps"], loss=loss, left=duration(data["eta"]))
-        if self.run is not None and self.run.state != LOADING:
-            self.ui.statusLabel.setText(text)
+        self._tell(text)
 
     def _on_finished(self) -> None:
         run, self.run = self.run, None
@@ -214,7 +225,7 @@ class Panel(VTKObservationMixin):
         if run.state == DONE:
             self._show_done(run)
         elif run.state == CANCELLED:
-            self.ui.statusLabel.setText(_("Cancelled. The scene is as it was."))
+            self._tell(_("Cancelled. The scene is as it was."))
         else:
             self.show_error(run.error)
 
@@ -227,7 +238,9 @@ class Panel(VTKObservationMixin):
         text = _("Done in {time}: {moving} is under the transform {transform}.")
         moving = run.transform.GetNodeReference("INRRegistration.Moving").GetName()
         text = text.format(time=duration(run.seconds), moving=moving, transform=run.transform.GetName())
-        self.ui.statusLabel.setText(text)
+        self._tell(text)
+        if run.warnings:
+            self._show_box(WARNING_STYLE, _("Look at this result with care"), " ".join(run.warnings))
         for name, value in run.metrics.items():
             self._log(f"{name}: {value}")
 
@@ -241,13 +254,22 @@ class Panel(VTKObservationMixin):
 
     def show_error(self, error: UserError) -> None:
         """Say in the panel what went wrong and what to do about it."""
-        self.ui.statusLabel.setText("")
-        self.ui.errorLabel.setText(f"<b>{html.escape(error.message)}</b><br>{html.escape(error.hint)}")
-        self.ui.errorLabel.setVisible(True)
+        self._tell("")
+        self._show_box(ERROR_STYLE, error.message, error.hint)
         self._log(f"{error.message} {error.hint}")
 
+    def _show_box(self, style: str, title: str, text: str) -> None:
+        label = self.ui.errorLabel
+        label.setStyleSheet(style)
+        label.setText(f"<b>{html.escape(title)}</b><br>{html.escape(text)}")
+        label.setVisible(True)
+
+    def _tell(self, text: str) -> None:
+        self.ui.statusLabel.setText(text)
+        self.ui.statusLabel.setVisible(bool(text))
+
     def _show_button(self) -> None:
-        button, status = self.ui.applyButton, self.ui.statusLabel
+        button = self.ui.applyButton
         running = self.run is not None
         cancelling = running and self.run.state == "cancelling"
         for section in ("inputsSection", "outputsSection", "moreSection", "advancedSection"):
@@ -262,11 +284,11 @@ class Panel(VTKObservationMixin):
         except UserError as reason:
             button.setEnabled(False)
             button.setToolTip(str(reason))
-            status.setText(str(reason))
+            self._tell(str(reason))
         else:
             button.setEnabled(True)
             button.setToolTip(_("Move the moving volume onto the fixed one"))
-            status.setText("")
+            self._tell("")
 
     def _log(self, text: str) -> None:
         self.ui.logText.appendPlainText(text)
@@ -276,5 +298,7 @@ def duration(seconds: float | None) -> str:
     """Seconds for people: '8 s', '2 min 5 s'."""
     if seconds is None:
         return "-"
+    if seconds < 1:
+        return _("less than 1 s")
     seconds = round(seconds)
     return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"

@@ -18,6 +18,8 @@ CANCEL_GRACE = 3000
 """Milliseconds that the worker has to answer a cancellation before it is ended."""
 KILL_GRACE = 500
 """Milliseconds from the polite end (its stdin closed, then terminate) to kill."""
+SILENCE = 15000
+"""Milliseconds without a word from a worker at work, which sends a heartbeat each second, until we say so."""
 TAIL = 30
 """Lines of stderr that are kept for the message when the process dies."""
 
@@ -34,21 +36,22 @@ def command() -> list[str]:
 class WorkerProcess:
     """Starts the worker on the first job, hands it commands, passes on its events.
 
-    Signals: `hello` (data), `event` (message of the current request), `output` (line of text), and
-    `ended` (error) when it ended unasked, or could not start. Events of other requests are dropped.
+    Signals: `hello` (data), `event` (message of the current request), `output` (line of text), `silent` ()
+    when it should have said something, and `ended` (error) when it ended unasked, or could not start.
+    Events of other requests are dropped.
     """
 
     def __init__(self) -> None:
-        self.hello, self.event, self.output, self.ended = Signal(), Signal(), Signal(), Signal()
+        self.hello, self.event, self.output = Signal(), Signal(), Signal()
+        self.silent, self.ended = Signal(), Signal()
         self.devices: list[dict[str, str]] = []
         self._process: Any = None
         self._ready = False
         self._pending: Message | None = None
         self._request = ""
         self._tail: list[str] = []
-        self._kill_timer = qt.QTimer()
-        self._kill_timer.setSingleShot(True)
-        self._kill_timer.timeout.connect(self._on_overdue)
+        self._kill_timer = _timer(self._on_overdue)
+        self._silence_timer = _timer(lambda *_: self.silent.emit())
 
     @property
     def running(self) -> bool:
@@ -82,22 +85,23 @@ class WorkerProcess:
         self._kill_timer.stop()
         self._request = uuid.uuid4().hex
         self._pending = Message("register", {"folder": str(folder), **options}, self._request, job)
+        self._silence_timer.start(SILENCE)
         self.start()
         self._send_pending()
 
     def cancel(self) -> None:
         """Ask the worker to cancel the current request; end it where it does not answer in time."""
         if self._pending is not None:
-            self._pending = None
-            self.event.emit(Message("cancelled", {}, self._request))
+            request = self._request
+            self._forget()
+            self.event.emit(Message("cancelled", {}, request))
         elif self._process is not None:
             self._write(Message("cancel", {}, self._request))
             self._kill_timer.start(CANCEL_GRACE)
 
     def stop(self) -> None:
         """End the worker now, without a word: closed stdin ends it, and kill what does not obey."""
-        self._kill_timer.stop()
-        self._pending, self._request = None, ""
+        self._forget()
         process, self._process = self._process, None
         if process is None or process.state() == qt.QProcess.NotRunning:
             return
@@ -143,8 +147,9 @@ class WorkerProcess:
             self._send_pending()
         elif message.request in ("", self._request) and self._request:
             if message.kind in ("result", "cancelled", "error"):
-                self._kill_timer.stop()
-                self._pending, self._request = None, ""
+                self._forget()
+            else:
+                self._silence_timer.start(SILENCE)
             self.event.emit(message)
 
     def _take_text(self, line: str) -> None:
@@ -175,8 +180,22 @@ class WorkerProcess:
         self.stop()
         self.event.emit(Message("cancelled", {}, request))
 
-    def _end(self, error: UserError) -> None:
+    def _forget(self) -> None:
+        """There is no current request any more."""
         self._kill_timer.stop()
-        self._process, self._ready, self._pending, self._request = None, False, None, ""
+        self._silence_timer.stop()
+        self._pending, self._request = None, ""
+
+    def _end(self, error: UserError) -> None:
+        self._forget()
+        self._process, self._ready = None, False
         # Not from within `start`: its caller is not ready to hear of it.
         qt.QTimer.singleShot(0, lambda: self.ended.emit(error))
+
+
+def _timer(slot: Any) -> Any:
+    """A timer that fires once after each start."""
+    timer = qt.QTimer()
+    timer.setSingleShot(True)
+    timer.timeout.connect(slot)
+    return timer

@@ -26,16 +26,18 @@ DONE, CANCELLED, FAILED = "done", "cancelled", "failed"
 class Run:
     """Begins when made; `finished` is emitted once, when `state` is `done`, `cancelled` or `failed`.
 
-    Signals: `progress` (data of the event), `log` (line of text), `finished` (). The scene changes only when
-    it is done; then `transform` and `volume` are the resulting nodes. After a failure `error` says why.
+    Signals: `progress` (data of the event), `alive` (seconds at work, each second; None when the worker has
+    gone silent), `log` (line of text), `finished` (). The scene changes only when it is done; then `transform`
+    and `volume` are the resulting nodes, and `warnings` says what to look at. After a failure `error` says why.
     Nodes are held by id while it runs: the user may delete them.
     """
 
     def __init__(self, request: Request, process: WorkerProcess, folder: Path) -> None:
-        self.progress, self.log, self.finished = Signal(), Signal(), Signal()
+        self.progress, self.alive, self.log, self.finished = Signal(), Signal(), Signal(), Signal()
         self.state = WRITING
         self.error: UserError | None = None
         self.metrics: dict[str, Any] = {}
+        self.warnings: list[str] = []
         self.transform = self.volume = None
         self.seconds = 0.0
         self._start = time.monotonic()
@@ -88,7 +90,10 @@ class Run:
         data = message.data
         if message.kind == "progress":
             self.progress.emit(data)
+        elif message.kind == "heartbeat":
+            self.alive.emit(data["seconds"])
         elif message.kind == "warning":
+            self.warnings.append(data["message"])
             self.log.emit(f"Warning: {data['message']}")
         elif message.kind == "log":
             self.log.emit(data["text"])
@@ -146,7 +151,15 @@ class Run:
 
     def _connections(self) -> list[tuple[Signal, Any]]:
         process = self._process
-        return [(process.event, self._on_event), (process.ended, self._on_ended), (process.output, self.log.emit)]
+        return [
+            (process.event, self._on_event),
+            (process.ended, self._on_ended),
+            (process.silent, self._on_silent),
+            (process.output, self.log.emit),
+        ]
+
+    def _on_silent(self) -> None:
+        self.alive.emit(None)
 
     def _on_ended(self, error: UserError) -> None:
         if self.state == CANCELLING:

@@ -274,6 +274,8 @@ def guarded_stdout() -> BinaryIO:
 
 def main() -> None:
     """Entry of `python -m inrreg.worker`; does not return."""
+    # Slicer sets it for its own ITK; SimpleITK's would load plugins that belong to Slicer's process.
+    os.environ.pop("ITK_AUTOLOAD_PATH", None)
     Worker(sys.stdin.buffer, guarded_stdout()).run()
 
 

@@ -117,7 +117,9 @@ class User:
 
     @property
     def error(self):
-        return self.ui.errorLabel.text if self.ui.errorLabel.visible else ""
+        """What the red box says; nothing for a warning's amber one."""
+        shown = self.ui.errorLabel.visible and "with care" not in self.ui.errorLabel.text
+        return self.ui.errorLabel.text if shown else ""
 
     def screenshot(self, name):
         SCREENSHOTS.mkdir(exist_ok=True)

@@ -59,6 +59,8 @@ def test_register(user, slicer, pair):
     assert node_names(slicer) - before == {transform.GetID(), volume.GetID(), display}
     assert "Done in" in user.ui.statusLabel.text
     assert "Warning: The images overlap" in user.ui.logText.plainText
+    assert "The images overlap by 60 % only." in user.ui.errorLabel.text
+    user.screenshot("done-with-warning")
     assert user.ui.applyButton.text == "Register"
 
 
@@ -157,6 +159,17 @@ def test_cancel_ends_a_worker_that_hangs(user, slicer, pair):
     assert not Path(f"/proc/{worker}").exists()
     user.set_setting("behaviour", "register")
     user.register()
+
+
+def test_a_silent_worker_is_told(user, pair, monkeypatch):
+    from INRRegistrationLib import process
+
+    monkeypatch.setattr(process, "SILENCE", 300)
+    user.choose(*pair, behaviour="hang")
+    user.click()
+    user.wait(lambda: "has not answered" in user.ui.statusLabel.text)
+    user.wait(lambda: "Preparing… 1 s" in user.ui.statusLabel.text)
+    user.panel.run.abort()
 
 
 @pytest.mark.parametrize(
