@@ -12,6 +12,8 @@ import importlib.util
 import re
 from subprocess import CalledProcessError
 
+import slicer
+
 from inrreg.protocol import UserError
 
 TORCH = "2.1"
@@ -73,10 +75,9 @@ def ensure_packages() -> None:
     )
     try:
         if importlib.util.find_spec("slicer.packaging") is not None:
-            import slicer.packaging
-
+            packaging = importlib.import_module("slicer.packaging")
             try:
-                slicer.packaging.pip_ensure(requirements, requester="INRRegistration")
+                packaging.pip_ensure(requirements, requester="INRRegistration")
             except RuntimeError:
                 raise declined from None
         else:

@@ -37,6 +37,7 @@ class Application:
 
     def __init__(self):
         self._application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["host"])
+        self._application.setOrganizationName("INRRegistration tests")
         self._modules = ModuleManager()
         self.aboutToQuit = self._application.aboutToQuit
         self.testing = True
@@ -95,7 +96,8 @@ def start(temporary: Path):
     slicer.app.temporaryPath = str(temporary)
     settings = QtCore.QSettings
     settings.setDefaultFormat(settings.Format.IniFormat)
-    settings.setPath(settings.Format.IniFormat, settings.Scope.UserScope, str(temporary))
+    for form in (settings.Format.IniFormat, settings.Format.NativeFormat):
+        settings.setPath(form, settings.Scope.UserScope, str(temporary))
     slicer.mrmlScene = make_scene(slicer)
     return slicer
 

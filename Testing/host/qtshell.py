@@ -20,19 +20,20 @@ def _attribute(name: str) -> property:
     return property(lambda self: self.property(name), lambda self, value: self.setProperty(name, value))
 
 
-_plain_setattr = QtCore.QObject.__setattr__
-
-
-def _strict_setattr(self, name, value):
-    """PythonQt refuses attributes that a C++ object does not have; PySide6 would take any."""
-    native = type(self).__module__.startswith("PySide6")
-    if native and not isinstance(getattr(type(self), name, None), property):
+def _assign(self, name, value):
+    """Assignment as PythonQt does it: C++ objects take no attribute they do not have; PySide6's take any."""
+    known = getattr(type(self), name, None)
+    if isinstance(known, (property, QtCore.Property)):
+        self.setProperty(name, value)
+    elif type(self).__module__.startswith("PySide6"):
         raise AttributeError(f"{type(self).__name__} has no property '{name}'")
-    _plain_setattr(self, name, value)
+    else:
+        self.__dict__[name] = value
 
 
 def _be_like_pythonqt(cls: type) -> None:
     """Make a class's Qt properties attributes, as PythonQt does, instead of methods."""
+    cls.__setattr__ = _assign
     meta = cls.staticMetaObject
     for index in range(meta.propertyOffset(), meta.propertyCount()):
         name = meta.property(index).name()
@@ -51,7 +52,6 @@ def make_qt() -> types.ModuleType:
         if isinstance(value, type) and issubclass(value, QtCore.QObject):
             _be_like_pythonqt(value)
     QtCore.QObject.name = _attribute("objectName")
-    QtCore.QObject.__setattr__ = _strict_setattr
     qt.QUiLoader = Loader
     return qt
 
