@@ -30,20 +30,23 @@ class Snapshot:
     to_frame: vtk.vtkGeneralTransform
     labels: bool = False
 
+    def __post_init__(self) -> None:
+        above = hierarchy.linear(self.to_frame)
+        self._matrix = None if above is None else above @ self.ijk_to_local
+
     def write(self, path: Path) -> None:
         """Write as NRRD in the frame's coordinates. Safe off the GUI thread."""
-        matrix = hierarchy.linear(self.to_frame)
-        if matrix is not None and _is_orthogonal(matrix @ self.ijk_to_local):
-            nrrd.write(path, _array(self.image), matrix @ self.ijk_to_local)
+        if self._matrix is not None and _is_orthogonal(self._matrix):
+            nrrd.write(path, _array(self.image), self._matrix)
         else:
             nrrd.write(path, *self._resampled())
 
     def _resampled(self) -> tuple[np.ndarray, np.ndarray]:
         """Voxels on an axis-parallel grid of the same spacing that holds the transformed image."""
         size = np.array(self.image.GetDimensions())
-        forth = lambda index: self.to_frame.TransformPoint((self.ijk_to_local @ [*index, 1])[:3])  # noqa: E731
         lattice = np.stack(np.meshgrid(*[np.linspace(0, n - 1, 9) for n in size], indexing="ij"), -1).reshape(-1, 3)
-        points = np.array([forth(index) for index in lattice])
+        local = lattice @ self.ijk_to_local[:3, :3].T + self.ijk_to_local[:3, 3]
+        points = np.array([self.to_frame.TransformPoint(point) for point in local])
         spacing = np.linalg.norm(self.ijk_to_local[:3, :3], axis=0)
         low, high = points.min(axis=0) - spacing, points.max(axis=0) + spacing
         # The finest spacing along each world axis that the voxels had, so that no detail is lost.

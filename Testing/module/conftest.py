@@ -149,8 +149,9 @@ class Gaps:
         self._timer.start()
 
     def stop(self):
-        """The longest stop in milliseconds."""
+        """The longest stop in milliseconds, up to now."""
         self._timer.stop()
+        self._tick()
         return self.worst
 
     def _tick(self, *_):
