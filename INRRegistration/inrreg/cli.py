@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from inrreg import protocol
@@ -20,8 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Deformable image registration with implicit neural representations. For research use.",
 )
-_out = Console(soft_wrap=True, highlight=False)
-_err = Console(stderr=True, soft_wrap=True, highlight=False)
+_out = Console(soft_wrap=True, highlight=False, emoji=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 FilePath = Annotated[str, typer.Option(metavar="FILE", show_default=False)]
 TransformOption = Annotated[
@@ -100,7 +102,7 @@ def register(
     else:
         metrics = _register(job(), output)
         _out.print(metrics_table(metrics))
-        _out.print(f"Result in {output} after {metrics['seconds']:.1f} s.")
+        _out.print(f"Result in {_plain(str(output))} after {metrics['seconds']:.1f} s.")
 
 
 @app.command()
@@ -118,7 +120,7 @@ def demo(
     with _err.status("Drawing"):
         picture = overview(job, output / "result", output / "overview.png")
     _out.print(metrics_table(metrics))
-    _out.print(f"Registered in {metrics['seconds']:.1f} s. Picture: {picture}")
+    _out.print(f"Registered in {metrics['seconds']:.1f} s. Picture: {_plain(str(picture))}")
 
 
 @app.command()
@@ -304,26 +306,37 @@ def _register(job: Job, output: Path) -> dict[str, Any]:
 def _register_as_events(make_job: Any, output: Path) -> None:
     """Run a job with its events as JSON lines on stdout; ends the process with the exit code."""
 
+    stdout = sys.stdout
+
     def tell(kind: str, data: dict[str, Any]) -> None:
-        print(Message(kind, data, job="job").encode(), flush=True)
+        print(Message(kind, data, job="job").encode(), file=stdout, flush=True)
+
+    def fail(code: str, message: str, hint: str) -> None:
+        tell("error", {"code": code, "message": message, "hint": hint})
 
     try:
-        job = make_job()
-        from inrreg.optimization import Cancelled
-        from inrreg.registration import register as run
+        with contextlib.redirect_stdout(sys.stderr):  # for what libraries print
+            job = make_job()
+            from inrreg.optimization import Cancelled
+            from inrreg.registration import register as run
 
-        with _Interrupt() as interrupt:
-            try:
-                metrics = run(job, output, emit=tell, cancelled=lambda: interrupt.asked)
-            except Cancelled:
-                tell("cancelled", {})
-                raise typer.Exit(130) from None
+            with _Interrupt() as interrupt:
+                try:
+                    metrics = run(job, output, emit=tell, cancelled=lambda: interrupt.asked)
+                except Cancelled:
+                    raise KeyboardInterrupt from None
         tell("result", {"folder": str(output), "metrics": metrics})
     except UserError as error:
-        tell("error", {"code": error.code, "message": error.message, "hint": error.hint})
+        fail(error.code, error.message, error.hint)
         raise typer.Exit(1 if error.code in FAILURES else 2) from None
+    except KeyboardInterrupt:
+        tell("cancelled", {})
+        raise typer.Exit(130) from None
+    except Exception as error:
+        fail("failed", f"The registration failed ({type(error).__name__}: {error}).", "See the text on stderr.")
+        raise
 
 
 def _plain(text: str) -> str:
     """Text with what rich would read as markup taken literally."""
-    return text.replace("[", "\\[")
+    return escape(text)

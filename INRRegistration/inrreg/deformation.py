@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from inrreg import protocol
 from inrreg.fields import Field, from_spec
 from inrreg.geometry import Frame, Grid
 from inrreg.protocol import UserError
-from inrreg.transforms import Affine, Chain, DisplacementGrid, PointMap, read_transform, sample_on
+from inrreg.transforms import Affine, Chain, DisplacementGrid, PointMap, invert, read_transform, sample_on
 
 TOLERANCE = 0.1
 """Largest interpolation error, in mm, for which `displacement.nrrd` may be coarser than the fixed image."""
 _SLOPE = 0.7
-"""Steepest fade of an outward displacement beyond the fixed image; at 1 it would fold."""
+"""Steepest fade of an outward displacement beyond a face of the fixed image; at 1 it would fold."""
+_GROWTH = 1.25
+"""Factor by which a margin grows while anything in it folds."""
+_MOST_NODES = 1 << 24
+"""Nodes of the exported grid, 200 MB; a displacement too large to fade within them ends before that."""
+_FADE_STEPS = 4
+"""Where across a margin the fade is checked for folding."""
 
 
 @dataclass
@@ -30,7 +38,7 @@ class Deformation:
     `field` is u on normalized coordinates (`frame`), `grid` the fixed image's grid. Inside that grid's box the map
     is the model itself. Outside, the whole displacement is the one of the nearest point of the box times a weight
     that falls linearly to zero over `margins` (2, 3) mm, below and above along each of the grid's axes, so wide
-    that nothing folds. `before` holds the prealignment and then the initial transform.
+    that nothing folds (but see `fade`). `before` holds the prealignment and then the initial transform.
     """
 
     field: Field
@@ -42,11 +50,15 @@ class Deformation:
     """Spacing of the exported grid along the fixed image's axes, (3,) mm, chosen with `interpolation_error`."""
     interpolation_error: float = 0.0
     """Largest distance in mm, over random points of the fixed image, between exported grid and model."""
+    fade: float = 1.0
+    """Smallest Jacobian determinant beyond the fixed image. Not above zero only where nothing can be done: the
+    model folds or turns by a right angle at its border, or moves so far that no grid of sensible size holds the fade.
+    """
 
     def __post_init__(self) -> None:
         if self.margins is None:
             self.spacing, self.interpolation_error = self._choose_spacing()
-            self.margins = self._choose_margins()
+            self.margins, self.fade = self._choose_margins()
 
     # ------------------------------------------------------------------------------------- mapping
 
@@ -57,13 +69,6 @@ class Deformation:
 
     def map(self, points: np.ndarray) -> np.ndarray:
         """Moving-space points (N, 3) of fixed-space points (N, 3), LPS mm, anywhere."""
-        return self._faded(points, Chain((_Deform(self), *self.before)))
-
-    def map_deformable(self, points: np.ndarray) -> np.ndarray:
-        """The deformable part alone, faded outside in the same way."""
-        return self._faded(points, _Deform(self))
-
-    def _faded(self, points: np.ndarray, inner: PointMap) -> np.ndarray:
         points = np.asarray(points, dtype=np.float64)
         local = (points - self.grid.origin) @ self.grid.direction
         nearest = np.clip(local, 0, self.grid.extent)
@@ -72,8 +77,31 @@ class Deformation:
         moved = weight > 0
         anchor = nearest[moved] @ self.grid.direction.T + self.grid.origin
         result = points.copy()
-        result[moved] += weight[moved, None] * (inner.map(anchor) - anchor)
+        result[moved] += weight[moved, None] * (self._inner.map(anchor) - anchor)
         return result
+
+    def deformable(self) -> Deformation:
+        """The deformable part alone, faded outside in the same way."""
+        return replace(self, before=())
+
+    def contains(self, points: np.ndarray) -> np.ndarray:
+        """Whether points (N, 3) LPS mm lie within the fixed image's outermost voxel centres, (N,) bool."""
+        local = (points - self.grid.origin) @ self.grid.direction
+        return ((local >= -1e-6) & (local <= self.grid.extent + 1e-6)).all(1)
+
+    def approach(self, points: np.ndarray) -> np.ndarray:
+        """Where to search for the fixed-space points that go to moving-space points (N, 3): without the field.
+
+        Only what leads back to the fixed image is taken back, so that of several inverses, where the fade folds,
+        the one in the image is found.
+        """
+        back = points
+        for part in reversed(self.before):
+            back = invert(part, back)
+        local = (back - self.grid.origin) @ self.grid.direction
+        nearest = np.clip(local, 0, self.grid.extent)
+        near = (np.abs(local - nearest) <= self.grid.extent / 4).all(1, keepdims=True)
+        return np.where(near, nearest @ self.grid.direction.T + self.grid.origin, points)
 
     def jacobian(self, points: np.ndarray) -> np.ndarray:
         """The displacement's Jacobian (N, 3, 3) of the deformable part at points inside the fixed image."""
@@ -81,6 +109,11 @@ class Deformation:
         with torch.no_grad():
             parts = [self.field.jet(part, 1).jacobian.cpu() for part in x.split(1 << 14)]
         return torch.cat(parts).numpy().astype(np.float64)
+
+    @property
+    def _inner(self) -> PointMap:
+        """The model itself, for points inside the fixed image."""
+        return Chain((_Deform(self), *self.before))
 
     @property
     def _device(self) -> torch.device:
@@ -91,19 +124,25 @@ class Deformation:
     @property
     def padded_grid(self) -> Grid:
         """The exported grid: over the fixed image's box at `spacing`, and on to where the fade ends."""
-        cells = np.round(self.grid.extent / self.spacing).astype(int)
-        low, high = (np.round(margin / self.spacing).astype(int) for margin in self.margins)
-        direction = self.grid.direction
+        low, high = self._padding()
+        inner, direction = self._inner_grid(), self.grid.direction
         origin = self.grid.origin - direction @ (low * self.spacing)
-        return Grid(tuple(int(n) + 1 for n in cells + low + high), origin, direction * self.spacing)
+        return Grid(tuple(int(n) for n in inner.size + low + high), origin, direction * self.spacing)
 
-    def displacement_field(self, *, deformable_only: bool = False) -> sitk.Image:
+    def displacement_field(self) -> sitk.Image:
         """The displacement on `padded_grid`, float32 LPS mm: for ITK's resampling, Slicer's *from parent*."""
-        grid = self.padded_grid
-        part = _Faded(self) if deformable_only else self
-        image = grid.image(sample_on(part, grid).astype(np.float32))
+        inner = sample_on(self._inner, self._inner_grid())
+        image = self.padded_grid.image(_pad(inner, *self._padding()).astype(np.float32))
         image.SetMetaData("displacement field type", "resampling")
         return image
+
+    def _inner_grid(self) -> Grid:
+        cells = np.round(self.grid.extent / self.spacing).astype(int)
+        return Grid(tuple(int(n) + 1 for n in cells), self.grid.origin, self.grid.direction * self.spacing)
+
+    def _padding(self) -> np.ndarray:
+        """The margins in cells of the exported grid, (2, 3)."""
+        return np.round(self.margins / self.spacing).astype(int)
 
     def _choose_spacing(self) -> tuple[np.ndarray, float]:
         """The coarsest grid over the box, no finer than the fixed image, that keeps to `TOLERANCE`."""
@@ -117,7 +156,7 @@ class Deformation:
         return fixed, self._interpolation_error(fixed)
 
     def _interpolation_error(self, spacing: np.ndarray, count: int = 2000) -> float:
-        random = np.random.default_rng(0)
+        random, inner = np.random.default_rng(0), self._inner
         cells = np.round(self.grid.extent / spacing)
         corner = np.floor(random.random((count, 3)) * cells)
         part = random.random((count, 3))
@@ -126,35 +165,66 @@ class Deformation:
         for offset in np.ndindex(2, 2, 2):
             weight = np.where(offset, part, 1 - part).prod(1, keepdims=True)
             points = world(corner + offset)
-            interpolated += weight * (self.deform(points) - points)
+            interpolated += weight * (inner.map(points) - points)
         points = world(corner + part)
-        return float(np.linalg.norm(self.deform(points) - points - interpolated, axis=1).max())
+        return float(np.linalg.norm(inner.map(points) - points - interpolated, axis=1).max())
 
-    def _choose_margins(self) -> np.ndarray:
-        """Widths of the fade, whole numbers of cells: wide enough for the outward displacement of each face."""
+    def _choose_margins(self) -> tuple[np.ndarray, float]:
+        """Widths of the fade, whole numbers of cells, and the smallest determinant in it.
+
+        First wide enough for what each face moves outward; then those margins grow in which the fade of all that
+        moves, along the faces too and where several margins meet, comes near to folding.
+        """
         faces = Grid(*_coarse(self.grid))
-        chain = Chain((_Deform(self), *self.before))
-        shape = (*faces.size[::-1], 3)
-        local = (sample_on(chain, faces) @ self.grid.direction).reshape(shape)
+        index = np.indices(faces.size[::-1])
+        border = np.zeros(index.shape[1:], bool)
+        for axis, n in zip(index, border.shape, strict=True):
+            border |= (axis == 0) | (axis == n - 1)
+        points, moved = faces.points()[border], []
+        for inner in (self._inner, _Deform(self)) if self.before else (self._inner,):  # both are exported
+            local = np.zeros((*border.shape, 3))
+            local[border] = (inner.map(points) - points) @ self.grid.direction
+            moved.append(local)
         margins = np.zeros((2, 3))
         for axis in range(3):
             for side, sign in ((0, -1), (1, 1)):
-                face = sign * np.take(local, -side, axis=2 - axis)[..., axis]
-                width = max(face.max() / _SLOPE, -face.min() / 3, 2 * self.spacing[axis])
-                margins[side, axis] = np.ceil(width / self.spacing[axis]) * self.spacing[axis]
-        return margins
+                face = sign * np.take(moved[0], -side, axis=2 - axis)[..., axis]
+                margins[side, axis] = max(face.max() / _SLOPE, -face.min() / 3, 2 * self.spacing[axis])
+
+        def smallest_within(margins: np.ndarray) -> np.ndarray:
+            return np.min([_outside(local, faces, margins) for local in moved], axis=0)
+
+        def too_many(margins: np.ndarray) -> bool:
+            return ((self.grid.extent + margins.sum(0)) / self.spacing + 1).prod() > _MOST_NODES
+
+        while too_many(margins) and (margins > 2 * self.spacing).any():
+            margins = np.maximum(margins / _GROWTH, 2 * self.spacing)
+        # No margin does better than a very wide one, in which only the gradient along the faces is left.
+        bound = min(0.2, 0.5 * smallest_within(np.full((2, 3), 1e6)).min())
+        while True:
+            margins = np.ceil(margins / self.spacing - 1e-6) * self.spacing
+            smallest = smallest_within(margins)
+            wider = np.where(smallest < bound, _GROWTH * margins, margins)
+            if bound <= 0 or (smallest >= bound).all() or too_many(wider):
+                return margins, float(smallest.min())
+            margins = wider
 
     # --------------------------------------------------------------------------------------- files
 
     def save(self, folder: Path) -> None:
-        """Write everything that `load` and other programs need into an existing folder."""
-        sitk.WriteImage(self.displacement_field(), str(folder / "displacement.nrrd"), useCompression=True)
-        names = []
+        """Write everything that `load` and other programs need into an existing folder. Raises OSError."""
+        images = {"displacement.nrrd": self.displacement_field()}
         if self.before:
-            deformable = self.displacement_field(deformable_only=True)
-            sitk.WriteImage(deformable, str(folder / "deformable.nrrd"), useCompression=True)
-        for number, part in enumerate(self.before):
-            names.append(_write_part(part, folder / f"before_{number + 1}"))
+            images["deformable.nrrd"] = self.deformable().displacement_field()
+        try:
+            for name, image in images.items():
+                sitk.WriteImage(image, str(folder / name), useCompression=True)
+            names = [_write_part(part, folder / f"before_{n}") for n, part in enumerate(self.before, 1)]
+            self._save_model(folder, names)
+        except (RuntimeError, SafetensorError):  # SimpleITK's and safetensors' words for a full disk and the like
+            raise OSError(f"{folder} cannot be written") from None
+
+    def _save_model(self, folder: Path, names: list[str]) -> None:
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self.field.state_dict().items()}
         save_file(tensors, folder / "model.safetensors")
         description = {
@@ -170,6 +240,7 @@ class Deformation:
             "margins": self.margins.tolist(),
             "spacing": self.spacing.tolist(),
             "interpolation_error": self.interpolation_error,
+            "fade": self.fade,
         }
         protocol.write_json(folder / "model.json", description)
 
@@ -181,20 +252,58 @@ class Deformation:
         if not isinstance(data, dict) or data.get("version") != protocol.VERSION:
             raise UserError("model", f"{folder} holds no model of version {protocol.VERSION}.")
         try:
+            tensors = load_file(folder / "model.safetensors")
+            if _least_weights(data["field"]) > sum(tensor.numel() for tensor in tensors.values()):
+                raise ValueError("fewer weights than the field needs")
             network = from_spec(data["field"])
-            network.load_state_dict(load_file(folder / "model.safetensors"))
-            grid = data["grid"]
+            network.load_state_dict(tensors)
+            size, origin, matrix = data["grid"]["size"], data["grid"]["origin"], data["grid"]["matrix"]
             return cls(
-                network.eval(),
-                Frame(np.array(data["frame"]["centre"]), float(data["frame"]["scale"])),
-                Grid(tuple(grid["size"]), np.array(grid["origin"]), np.array(grid["matrix"])),
+                network.eval().requires_grad_(False),
+                Frame(_array(data["frame"]["centre"], 3), float(_array(data["frame"]["scale"], positive=True))),
+                Grid(_size(size), _array(origin, 3), _array(matrix, 3, 3, regular=True)),
                 tuple(read_transform(folder / Path(name).name) for name in data["before"]),
-                np.array(data["margins"]),
-                np.array(data["spacing"]),
-                float(data["interpolation_error"]),
+                _array(data["margins"], 2, 3, positive=True),
+                _array(data["spacing"], 3, positive=True),
+                float(_array(data["interpolation_error"])),
+                float(_array(data["fade"])),
             )
-        except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
             raise UserError("model", f"The model in {folder} is damaged ({type(error).__name__}).") from None
+
+
+def _least_weights(spec: Any) -> int:
+    """A lower bound of the weights of the field that a `spec` describes: what building it would cost.
+
+    Raises ValueError for numbers out of all proportion.
+    """
+    if isinstance(spec, (int, float)) and not abs(spec) <= 1e6:
+        raise ValueError("a number out of all proportion")
+    if isinstance(spec, list):
+        return sum(map(_least_weights, spec))
+    if not isinstance(spec, dict):
+        return 0
+    if "size" in spec:
+        _size(spec["size"], _MOST_NODES)
+    width, hidden = max(1, spec.get("width", 0)), max(0, spec.get("hidden", 0))
+    return width * max(width * (hidden - 1), hidden) + sum(map(_least_weights, spec.values()))
+
+
+def _size(values: Any, most: int = 1 << 32) -> tuple[int, int, int]:
+    size = tuple(values)
+    if len(size) != 3 or not all(type(n) is int and n > 1 for n in size) or math.prod(size) > most:
+        raise ValueError("not the size of a grid")
+    return size
+
+
+def _array(values: Any, *shape: int, positive: bool = False, regular: bool = False) -> np.ndarray:
+    """Finite numbers of that shape. Raises ValueError for anything else."""
+    array = np.array(values, dtype=np.float64)
+    if array.shape != shape or not np.isfinite(array).all() or (positive and not (array > 0).all()):
+        raise ValueError("not the numbers of a model")
+    if regular and abs(np.linalg.det(array)) < 1e-9:
+        raise ValueError("not the axes of a grid")
+    return array
 
 
 @dataclass(frozen=True)
@@ -205,19 +314,64 @@ class _Deform:
         return self.deformation.deform(points)
 
 
-@dataclass(frozen=True)
-class _Faded:
-    deformation: Deformation
-
-    def map(self, points: np.ndarray) -> np.ndarray:
-        return self.deformation.map_deformable(points)
-
-
 def _coarse(grid: Grid, most: int = 33) -> tuple[tuple[int, int, int], np.ndarray, np.ndarray]:
     """A grid over the same box with at most that many points along an axis."""
     size = np.minimum(np.array(grid.size), most)
     step = grid.extent / (size - 1)
     return tuple(int(n) for n in size), grid.origin, grid.direction * step
+
+
+def _pad(inner: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Vectors (k, j, i, 3) continued beyond their grid by (3,) nodes along i, j, k, falling linearly to zero."""
+    padded = np.pad(inner, [*zip(low[::-1], high[::-1], strict=True), (0, 0)], mode="edge")
+    for axis in range(3):
+        before, after = low[axis], high[axis]
+        weight = np.ones(padded.shape[2 - axis])
+        weight[:before], weight[len(weight) - after :] = np.arange(before) / before, np.arange(after)[::-1] / after
+        padded *= weight.reshape([-1 if each == 2 - axis else 1 for each in range(4)])
+    return padded
+
+
+def _outside(local: np.ndarray, grid: Grid, margins: np.ndarray) -> np.ndarray:
+    """The smallest Jacobian determinant of the fade below and above along each axis, (2, 3).
+
+    `local` (k, j, i, 3) is the displacement along the grid's axes at its points; only its border counts.
+    """
+    steps = np.full(3, _FADE_STEPS)
+    padded, fade = _pad(local, steps, steps), np.linspace(0, 1, _FADE_STEPS + 1)
+    places = [
+        np.concatenate([low * (fade - 1), np.linspace(0, length, n)[1:-1], length + high * fade])
+        for low, high, length, n in zip(*margins, grid.extent, grid.size, strict=True)
+    ]
+    smallest = np.empty((2, 3))
+    for axis in range(3):
+        for side, part in enumerate((slice(0, _FADE_STEPS + 1), slice(-_FADE_STEPS - 1, None))):
+            cut = [slice(None)] * 3
+            cut[2 - axis] = part
+            cut_places = [place[part] if each == axis else place for each, place in enumerate(places)]
+            smallest[side, axis] = _determinants(padded[tuple(cut)], cut_places).min()
+    return smallest
+
+
+def _determinants(local: np.ndarray, places: list[np.ndarray]) -> np.ndarray:
+    """The smallest Jacobian determinant at the eight corners of each cell of a trilinear displacement.
+
+    `local` (k, j, i, 3) is the displacement along the grid's axes, `places` its coordinates along i, j, k.
+    """
+    slopes = [
+        np.diff(local, axis=2 - axis) / np.diff(place).reshape([-1 if each == 2 - axis else 1 for each in range(4)])
+        for axis, place in enumerate(places)
+    ]
+    cells = np.array(local.shape[:3]) - 1
+    smallest = np.full(cells, np.inf)
+    for corner in np.ndindex(2, 2, 2):
+        x, y, z = (
+            slope[tuple(slice(None) if a == 2 - axis else slice(corner[a], corner[a] + cells[a]) for a in range(3))]
+            + np.eye(3)[axis]
+            for axis, slope in enumerate(slopes)
+        )
+        smallest = np.minimum(smallest, (x * np.cross(y, z)).sum(-1))
+    return smallest
 
 
 def _write_part(part: PointMap, stem: Path) -> str:

@@ -34,6 +34,7 @@ def of_result(deformation: Deformation, problem: Problem, job: Job) -> dict[str,
         "jacobian": jacobian(deformation, problem.grid, problem.mask if job.fixed_mask else None),
         "largest_displacement": _largest(deformation, problem.grid),
         "interpolation_error": deformation.interpolation_error,
+        "fade": deformation.fade,
     }
     if job.fixed_landmarks:
         metrics["landmarks"] = landmarks(
@@ -107,7 +108,8 @@ def overlap(transform: PointMap, fixed: sitk.Image, moving: sitk.Image) -> dict[
 def jacobian(transform: PointMap, grid: Grid, mask: np.ndarray | None) -> dict[str, Any]:
     """Minimum, maximum, share <= 0 and SD of log of the Jacobian determinant: over the grid, and in the mask.
 
-    A result of ours is differentiated in closed form, its deformable part alone; any other map numerically.
+    Of a result of ours the deformable part alone counts, in closed form within the fixed image; any other map, and
+    what lies beyond, is differentiated numerically.
     """
     parts = {"whole": np.ones(grid.size[::-1], bool)}
     if mask is not None:
@@ -127,6 +129,8 @@ def doubts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     regularity = metrics["jacobian"].get("mask", metrics["jacobian"]["whole"])
     if regularity["folding"] > FOLDING:
         found.append(("folding", f"The deformation folds at {regularity['folding']:.2%} of the points checked."))
+    if metrics["fade"] <= 0:
+        found.append(("fade", "The motion is too large to fade out beyond the fixed image without folding there."))
     if metrics["similarity"]["after"] < metrics["similarity"]["before"]:
         found.append(("worse", "The images match less after the registration than before it."))
     if metrics["similarity"]["overlap"] < 0.5:
@@ -136,9 +140,12 @@ def doubts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _determinant(transform: PointMap, points: np.ndarray) -> np.ndarray:
-    if isinstance(transform, Deformation):
-        return determinant(torch.as_tensor(transform.jacobian(points))).numpy()
-    return np.linalg.det(numerical_jacobian(transform, points))
+    if not isinstance(transform, Deformation):
+        return np.linalg.det(numerical_jacobian(transform, points))
+    result, inside = np.empty(len(points)), transform.contains(points)
+    result[inside] = determinant(torch.as_tensor(transform.jacobian(points[inside]))).numpy()
+    result[~inside] = np.linalg.det(numerical_jacobian(transform.deformable(), points[~inside]))
+    return result
 
 
 def _similarity(deformation: Deformation, problem: Problem) -> dict[str, float]:

@@ -11,6 +11,7 @@ from inrreg.geometry import Grid
 from inrreg.intensities import check
 from inrreg.protocol import UserError
 
+_COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 _SMALLEST = 4
 """Voxels along each axis that smoothing and resampling need."""
 
@@ -85,6 +86,8 @@ def read_header(path: str | Path, name: str) -> sitk.ImageFileReader:
         reader.ReadImageInformation()
     except RuntimeError:
         raise UserError("file", f"The {name} {path} cannot be read as an image.") from None
+    if reader.GetPixelID() in _COMPLEX:
+        raise UserError("image", f"The {name} has complex values.", "Choose a volume of magnitudes.")
     if reader.GetDimension() != 3:
         raise UserError("image", f"The {name} is {reader.GetDimension()}-dimensional.", "Choose a 3D volume.")
     return reader

@@ -9,6 +9,9 @@ from inrreg.protocol import UserError
 CT_WINDOW = (-1000.0, 500.0)
 """Hounsfield units that a registration of soft parts needs; padding (-1024, -2000, -3024) becomes air."""
 
+_LARGEST = 1e30
+"""Beyond it, sums of squares overflow."""
+
 
 def check(array: np.ndarray, name: str) -> None:
     """Raise `UserError` (code `image`) for an image with NaN, infinite or only equal values."""
@@ -16,6 +19,8 @@ def check(array: np.ndarray, name: str) -> None:
         raise UserError(
             "image", f"The {name} image has NaN or infinite values.", "Replace them (for CT by -1024) and try again."
         )
+    if max(abs(float(array.min())), abs(float(array.max()))) > _LARGEST:
+        raise UserError("image", f"The {name} image has values beyond {_LARGEST:g}.", "Check how it was made.")
     if array.min() == array.max():
         raise UserError("image", f"The {name} image has the same value everywhere.", "Choose another volume.")
 

@@ -5,6 +5,7 @@ Tables in .csv are LPS; Slicer's files say which system they use; DIR-Lab's hold
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -64,7 +65,8 @@ def read_points(path: str | Path, image: sitk.Image | None = None) -> Points:
     except FileNotFoundError:
         raise UserError("points", f"The landmark file {path} does not exist.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError("points", f"The landmark file {path} cannot be read ({error}).") from None
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UserError("points", f"The landmark file {path} cannot be read ({reason}).") from None
     try:
         if kind == ".csv":
             points = _parse_csv(text)
@@ -102,7 +104,9 @@ def write_points(path: str | Path, points: Points) -> None:
         partial.write_text(text, encoding="utf-8", newline="")
         partial.replace(path)
     except OSError as error:
-        raise UserError("points", f"The landmark file {path} cannot be written ({error}).") from None
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError("points", f"The landmark file {path} cannot be written ({error.strerror}).") from None
 
 
 class _FormatError(Exception):

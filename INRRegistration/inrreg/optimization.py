@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inrreg.fields import Field
 from inrreg.protocol import UserError
 
 Emit = Callable[[str, dict[str, Any]], None]
@@ -39,6 +40,8 @@ class Run:
         self.emit, self.cancelled, self.seed = emit, cancelled, seed
         self.started = time.perf_counter()
         self.deadline = self.started + time_budget if time_budget else math.inf
+        self.field: Field | None = None
+        """The field that is being optimized: its method sets it, whoever shows it evaluates it."""
         self._costs: list[float] = []
         self._done = self._total = 0
         self._reported = -math.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import shutil
@@ -21,12 +22,14 @@ from inrreg.deformation import Deformation, load_transform
 from inrreg.devices import choose_device, device_name
 from inrreg.geometry import Grid
 from inrreg.images import read_image, read_labels, read_mask
+from inrreg.landmarks import read_points
+from inrreg.metrics import target_registration_error
 from inrreg.optimization import Emit, Run
 from inrreg.prealignment import prealign
 from inrreg.problem import Problem
 from inrreg.protocol import Job, UserError
 from inrreg.torch_maps import differentiable
-from inrreg.transforms import Affine, DisplacementGrid, PointMap, sample_on
+from inrreg.transforms import Affine, DisplacementGrid, PointMap, SitkTransform, sample_on
 
 
 def register(
@@ -42,7 +45,7 @@ def register(
     `emit`; `cancelled` is asked between steps. Raises `UserError` for what the user can mend,
     `inrreg.optimization.Cancelled` after a cancel.
     """
-    output = Path(output)
+    job = _absolute(job)
     log: list[str] = []
 
     def logged(kind: str, data: dict[str, Any]) -> None:
@@ -50,7 +53,7 @@ def register(
             log.append(f"{kind}: {data.get('message') or data.get('text')}")
         emit(kind, data)
 
-    with _partial(output) as folder:
+    with _partial(Path(output)) as folder:
         run = Run(logged, cancelled, seed=job.seed, time_budget=job.time_budget)
         deformation, problem = solve(job, run)
         seconds = run.seconds()
@@ -70,6 +73,8 @@ def register(
 def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
     """Read the job's files, align, optimize: the deformation and the problem it solves. Writes nothing."""
     settings, preset = job.settings(), protocol.preset(job.preset)
+    if job.prior:
+        raise UserError("prior", f"The preset '{job.preset}' takes no prior.", "Leave it out.")
     device = choose_device(job.device)
     if job.threads:
         torch.set_num_threads(job.threads)
@@ -83,61 +88,145 @@ def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
         read_labels(path, f"{name} labels", image) if path else None
         for path, name, image in ((job.fixed_labels, "fixed", fixed), (job.moving_labels, "moving", moving))
     ]
-    before: tuple[PointMap, ...] = ()
-    if job.initial_transform:
-        before = (storable(load_transform(job.initial_transform), Grid.of(fixed)),)
-    if job.prealign != "none":
-        initial = before[0] if before else Affine()
-        before = (prealign(job.prealign, fixed, moving, *masks, initial, run), *before)
+    _check_landmarks(job, fixed, moving)
     problem = Problem(fixed, moving, *masks, *labels, device=device, seed=job.seed)
+    before = _before(job, problem, run)
     problem.before = differentiable(before, problem.frame, device)
     problem.check_overlap()
     method = importlib.import_module(f"inrreg.methods.{preset.method}")
     try:
         field = method.fit(problem, settings, run)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
         raise UserError(
             "memory", "The device has too little free memory for this registration.", "Choose the CPU, or fewer points."
         ) from None
     return Deformation(field.eval().requires_grad_(False), problem.frame, problem.grid, before), problem
 
 
-def storable(transform: PointMap, grid: Grid) -> PointMap:
-    """A map that a result folder can hold: itself, or sampled finely over the fixed image and its surroundings."""
+def _check_landmarks(job: Job, fixed: sitk.Image, moving: sitk.Image) -> None:
+    """Raise `UserError` for landmarks that could not be evaluated, before minutes are spent."""
+    if job.fixed_landmarks:
+        ends = read_points(job.fixed_landmarks, fixed), read_points(job.moving_landmarks, moving)
+        target_registration_error(*(points.positions for points in ends))
+
+
+def _before(job: Job, problem: Problem, run: Run) -> tuple[PointMap, ...]:
+    """The prealignment and then the initial transform, in the order in which they are applied."""
+    initial, aligned = Affine(), Affine()
+    if job.initial_transform:
+        initial = load_transform(job.initial_transform)
+        if not isinstance(initial, SitkTransform):
+            initial = storable(initial, problem.grid)
+    if job.prealign != "none":
+        masks = problem.fixed_mask, problem.moving_mask
+        aligned = prealign(job.prealign, *problem.images, *masks, initial, run)
+    parts = (job.prealign != "none", aligned), (job.initial_transform, storable(initial, problem.grid, aligned))
+    return tuple(part for wanted, part in parts if wanted)
+
+
+def storable(transform: PointMap, grid: Grid, after: Affine | None = None) -> PointMap:
+    """A map that a result folder can hold: itself, or sampled finely where the fixed image and its surroundings go.
+
+    `after` is the map that comes first and takes them there.
+    """
     if isinstance(transform, (Affine, DisplacementGrid)):
         return transform
-    margin = 0.25
-    wide = Grid(grid.size, grid.to_world(-margin * (np.array(grid.size) - 1)), grid.matrix * (1 + 2 * margin))
-    wide = wide.resampled(max(2.0, float(grid.spacing.min())))
+    if isinstance(transform, Deformation):
+        return DisplacementGrid.of(transform.displacement_field())
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.size) - 1)
+    local = (after or Affine()).map(grid.to_world(corners)) @ grid.direction
+    low, high = local.min(0), local.max(0)
+    margin, spacing = (high - low) / 4, max(2.0, float(grid.spacing.min()))
+    cells = np.ceil((high - low + 2 * margin) / spacing).astype(int)
+    origin = grid.direction @ (low - margin)
+    wide = Grid(tuple(int(n) + 1 for n in cells), origin, grid.direction * spacing)
+    if isinstance(transform, SitkTransform):  # faster than point by point
+        onto = wide.origin.tolist(), [spacing] * 3, wide.direction.ravel().tolist()
+        field = sitk.TransformToDisplacementField(transform.transform, sitk.sitkVectorFloat64, wide.size, *onto)
+        return DisplacementGrid.of(field)
     return DisplacementGrid(sample_on(transform, wide), wide)
+
+
+def _absolute(job: Job) -> Job:
+    """The job with absolute file names, which its copy in the result needs."""
+    files = {name: getattr(job, name) for name in Job.FILES}
+    return dataclasses.replace(job, **{name: os.path.abspath(path) for name, path in files.items() if path})
+
+
+_OURS = (
+    "job.json",
+    "model.json",
+    "model.safetensors",
+    "metrics.json",
+    "log.txt",
+    "displacement.nrrd",
+    "deformable.nrrd",
+)
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether a folder is empty or holds a result of ours and nothing else, so that it may be replaced."""
+    names = [path.name for path in folder.iterdir()]
+    ours = all(name in _OURS or name.startswith("before_") for name in names)
+    return not names or (ours and {"job.json", "model.json"} <= set(names))
 
 
 @contextlib.contextmanager
 def _partial(output: Path):
     """A folder beside `output` that takes its place at the end, or goes away on any error."""
+    missing: list[Path] = []
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        os.chmod(folder, 0o755)
-    except OSError as error:
+        target = output.resolve()
+        missing = [parent for parent in target.parents if not parent.exists()]
+        free = not target.exists() or (target.is_dir() and _is_result(target))
+        if free:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            os.chmod(folder, 0o755)
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
+        _remove(missing)
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            "output", f"The folder {output} cannot be written ({error.strerror}).", "Choose another output folder."
+            "output", f"The folder {output} cannot be written ({reason}).", "Choose another output folder."
         ) from None
-    if output.exists() and not (output / "job.json").is_file() and (not output.is_dir() or any(output.iterdir())):
-        folder.rmdir()
+    if not free:
         raise UserError(
-            "output", f"{output} exists and is no earlier result of ours.", "Choose a new or an empty output folder."
+            "output",
+            f"{output} exists and holds something other than an earlier result.",
+            "Choose a new or an empty output folder.",
         )
     try:
         yield folder
-        old = output.with_name(f".{output.name}.{time.time_ns()}.old")
-        if output.exists():
-            output.rename(old)
-        folder.rename(output)
-        shutil.rmtree(old, ignore_errors=True)
+        _replace(target, folder)
     except OSError as error:
         raise UserError(
-            "output", f"The result cannot be written to {output} ({error.strerror}).", "Check space and permissions."
+            "output",
+            f"The result cannot be written to {output} ({error.strerror or error}).",
+            "Check space and permissions.",
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _remove(missing)
+
+
+def _replace(target: Path, folder: Path) -> None:
+    """Move a folder to where another may lie, which goes only when the move has succeeded."""
+    old = target.with_name(f".{target.name}.{time.time_ns()}.old")
+    try:
+        if target.exists():
+            target.rename(old)
+        folder.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove(folders: list[Path]) -> None:
+    """Remove those of the folders, innermost first, that are empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()

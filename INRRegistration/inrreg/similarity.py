@@ -36,9 +36,10 @@ def box_mean(image: Tensor, radius: int) -> Tensor:
 
 
 class LocalNcc:
-    """1 - mean squared local NCC over a lattice (after Avants et al. 2008), by box filters.
+    """1 - mean local NCC over a lattice, by box filters (the windows of Avants et al. 2008, not squared).
 
-    The fixed image's window means are computed once. `fixed` (1, 1, D, H, W); `mask`, of that shape, says
+    Signed, since in images of one kind an inverted match is no match: beside a sliding interface its square
+    draws the border of one organ to that of another. The fixed image's window means are computed once. `fixed` (1, 1, D, H, W); `mask`, of that shape, says
     where the fixed image counts; `radius` of the window in lattice samples. `noise` is the variance, in
     squared intensities, below which a window counts as flat.
     """
@@ -55,7 +56,7 @@ class LocalNcc:
         mean, square, product = moments.split(1, 1)
         variance = (square - mean * mean).clamp(min=0)
         covariance = product - mean * self.mean
-        correlation = covariance * covariance / ((self.variance + self.noise) * (variance + self.noise))
+        correlation = covariance / ((self.variance + self.noise) * (variance + self.noise)).sqrt()
         return 1 - (correlation * (self.mask * inside)).sum() / self.count
 
 

@@ -72,7 +72,7 @@ class DisplacementGrid:
         located = torch.as_tensor(index / np.maximum((size - 1) / 2, 0.5) - 1)
         data = torch.as_tensor(self.vectors).permute(3, 0, 1, 2)[None]
         moved = F.grid_sample(data, located[None, None, None], padding_mode="border", align_corners=True)
-        inside = ((index >= -0.5) & (index <= size - 0.5)).all(1, keepdims=True)
+        inside = ((index >= -0.5) & (index < size - 0.5)).all(1, keepdims=True)
         return points + np.where(inside, moved[0, :, 0, 0].T.numpy(), 0.0)
 
 
@@ -107,10 +107,24 @@ def sample_on(transform: PointMap, grid: Grid) -> np.ndarray:
 def invert(transform: PointMap, points: np.ndarray, *, steps: int = 60, tolerance: float = 1e-4) -> np.ndarray:
     """Fixed-space points (N, 3) that the map takes to the given moving-space points (N, 3), LPS mm.
 
-    Damped Newton steps with a numerical Jacobian, from the points themselves. Where the map has no inverse (it
-    folds, or the point is never reached) the nearest approach found is returned: map it again to see its error.
+    Damped Newton steps with a numerical Jacobian, from where a map's own `approach` points to, and from the points
+    themselves where that does not lead there. Where the map has no inverse (it folds, or the point is never
+    reached) the nearest approach found is returned: map it again to see its error.
     """
-    x = np.array(points, dtype=np.float64)
+    points = np.asarray(points, dtype=np.float64)
+    approach = getattr(transform, "approach", None)
+    x, error = _newton(transform, points, approach(points) if approach else points, steps, tolerance)
+    if approach and (missed := error > tolerance).any():
+        again, other = _newton(transform, points[missed], points[missed], steps, tolerance)
+        x[missed] = np.where((other < error[missed])[:, None], again, x[missed])
+    return x
+
+
+def _newton(
+    transform: PointMap, points: np.ndarray, start: np.ndarray, steps: int, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The points (N, 3) reached from `start`, and how far (N,) in mm the map takes them from `points`."""
+    x = np.array(start, dtype=np.float64)
     residual = transform.map(x) - points
     error = np.linalg.norm(residual, axis=1)
     damping = np.ones(len(x))
@@ -118,10 +132,8 @@ def invert(transform: PointMap, points: np.ndarray, *, steps: int = 60, toleranc
         active = np.flatnonzero((error > tolerance) & (damping > 1e-3))
         if not len(active):
             break
-        step = np.linalg.solve(numerical_jacobian(transform, x[active], regular=True), residual[active, :, None])[
-            ..., 0
-        ]
-        trial = x[active] - damping[active, None] * step
+        jacobian = numerical_jacobian(transform, x[active], regular=True)
+        trial = x[active] - damping[active, None] * np.linalg.solve(jacobian, residual[active, :, None])[..., 0]
         remaining = transform.map(trial) - points[active]
         distance = np.linalg.norm(remaining, axis=1)
         better = distance < error[active]
@@ -129,7 +141,7 @@ def invert(transform: PointMap, points: np.ndarray, *, steps: int = 60, toleranc
         x[good], residual[good], error[good] = trial[better], remaining[better], distance[better]
         damping[good] = np.minimum(1, 2 * damping[good])
         damping[active[~better]] /= 2
-    return x
+    return x, error
 
 
 def numerical_jacobian(
@@ -157,6 +169,8 @@ def read_transform(path: str | Path) -> PointMap:
     path = Path(path)
     if not path.exists():
         raise UserError("file", f"The transform {path} does not exist.")
+    if path.is_dir():
+        raise UserError("file", f"The folder {path} holds no result of a registration.")
     if path.suffix.lower() in (".tfm", ".txt", ".h5", ".hdf5", ".mat", ".xfm"):
         try:
             return simplify(sitk.ReadTransform(str(path)))
@@ -172,7 +186,7 @@ def read_transform(path: str | Path) -> PointMap:
     if not np.isfinite(field.vectors).all():
         raise UserError("transform", f"The displacement field {path} has NaN or infinite values.")
     key = "displacement field type"
-    return Inverse(field) if image.HasMetaDataKey(key) and image.GetMetaData(key) == "modeling" else field
+    return Inverse(field) if image.HasMetaDataKey(key) and image.GetMetaData(key).strip() == "modeling" else field
 
 
 @dataclass(frozen=True)
@@ -193,4 +207,7 @@ def simplify(transform: sitk.Transform) -> PointMap:
         return SitkTransform(transform)
     origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
     columns = [np.array(transform.TransformPoint(axis)) - origin for axis in np.eye(3).tolist()]
-    return Affine(np.stack(columns, -1), origin)
+    matrix = np.stack(columns, -1)
+    if not np.isfinite([*matrix, origin]).all() or abs(np.linalg.det(matrix)) < 1e-6:
+        raise UserError("transform", "The transform cannot be inverted.", "Choose another one.")
+    return Affine(matrix, origin)

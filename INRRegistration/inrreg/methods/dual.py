@@ -71,6 +71,7 @@ def fit(problem: Problem, settings: DualSettings, run: Run) -> Field:
         settings.scale,
         generator=generator,
     ).to(problem.device)
+    run.field = field
     optimizer = torch.optim.AdamW(field.active_parameters, lr=settings.rate)
     rate = cosine(settings.rate, settings.final_rate)
     voxel = float(problem.grid.spacing.min())

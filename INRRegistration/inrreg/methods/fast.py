@@ -27,11 +27,11 @@ class FastSettings(Settings):
     hidden: int = setting(3, "hidden layers", low=1, high=8)
     omega: float = setting(15.0, "frequency factor of the sine layers", low=1, high=100)
     steps: tuple = setting((80, 60, 40), "optimizer steps", low=1, high=10_000)
-    image_spacing: tuple = setting((8.0, 5.5, 2.7), "spacing of the image lattice", unit="mm", low=0.2, high=50)
-    node_spacing: tuple = setting((16.0, 11.0, 8.0), "spacing of the displacement nodes", unit="mm", low=0.5, high=100)
+    image_spacing: tuple = setting((6.0, 4.0, 2.7), "spacing of the image lattice", unit="mm", low=0.2, high=50)
+    node_spacing: tuple = setting((12.0, 8.0, 5.0), "spacing of the displacement nodes", unit="mm", low=0.5, high=100)
     window: tuple = setting((2, 2, 2), "radius of the correlation window, in image lattice samples", low=1, high=9)
-    noise: float = setting(1e-4, "variance below which a window counts as flat, intensities 0 to 1", low=0, high=1)
-    variation: float = setting(0.1, "weight of the isotropic total variation", low=0, high=100)
+    noise: float = setting(1e-4, "variance below which a window counts as flat, intensities 0 to 1", low=1e-9, high=1)
+    variation: float = setting(0.2, "weight of the isotropic total variation", low=0, high=100)
     start: float = setting(0.05, "size of the first displacement, of a SIREN's usual one", low=0, high=1)
     rate: float = setting(1e-3, "learning rate at the start", low=1e-7, high=1)
     final_rate: float = setting(1e-4, "learning rate at the end", low=0, high=1)
@@ -68,7 +68,7 @@ def fit(problem: Problem, settings: FastSettings, run: Run) -> Field:
     total, before = sum(settings.steps), 0
     for number, (steps, image_spacing, node_spacing, window) in enumerate(stages, 1):
         geometry = LatticeGeometry.covering(problem.grid, problem.frame, node_spacing)
-        lattice = Lattice([network], geometry).to(problem.device)
+        lattice = run.field = Lattice([network], geometry).to(problem.device)
         images = ImageLattice(problem, lattice, image_spacing, window, settings.noise)
         for part in run.stage(f"{image_spacing:g} mm ({number} of {len(stages)})", steps):
             coefficients = lattice.coefficients()

@@ -59,6 +59,7 @@ def fit(problem: Problem, settings: IdirSettings, run: Run) -> Field:
 
     generator = torch.Generator().manual_seed(run.seed)
     field = Siren(settings.width, settings.hidden, settings.omega, generator=generator).to(problem.device)
+    run.field = field
     optimizer = torch.optim.Adam(field.parameters(), lr=settings.rate)
     rate = cosine(settings.rate, settings.final_rate)
     loss = PointLoss(problem, settings.points, round(settings.regularized * settings.points))

@@ -1,0 +1,169 @@
+"""Fields: closed-form derivatives against nested autograd, dense against pointwise, description and weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from inrreg.fields import Dual, Field, Lattice, LatticeGeometry, Siren, from_spec
+from inrreg.geometry import Frame, Grid
+
+OBLIQUE = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
+GRID = Grid((12, 9, 7), np.array([-20.0, 31.0, 5.0]), OBLIQUE * np.array([3.0, 4.0, 6.0]))
+FRAME = Frame.covering(GRID)
+
+
+def siren() -> Siren:
+    return Siren(24, 3, 12.0, generator=torch.Generator().manual_seed(1))
+
+
+def dual(fine: bool = True) -> Dual:
+    field = Dual(20, 2, generator=torch.Generator().manual_seed(2))
+    if fine:
+        field.activate_fine(0.5)
+    return field
+
+
+def lattice() -> Lattice:
+    networks = [Siren(16, 2, 9.0, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4)]
+    return Lattice(networks, LatticeGeometry.covering(GRID, FRAME, 9.0))
+
+
+FIELDS = {"siren": siren, "dual": dual, "dual without its fine branch": lambda: dual(False), "lattice": lattice}
+
+
+def inside(count: int, dtype: torch.dtype) -> torch.Tensor:
+    """Random normalized points of the grid's box."""
+    index = np.random.default_rng(0).random((count, 3)) * (np.array(GRID.size) - 1)
+    return torch.as_tensor(FRAME.normalize(GRID.to_world(index)), dtype=dtype)
+
+
+def nested(field: Field, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Value, Jacobian and Hessian by autograd of autograd."""
+    x = x.clone().requires_grad_(True)
+    value = field.value(x)
+    jacobian, hessian = torch.zeros(len(x), 3, 3, dtype=x.dtype), torch.zeros(len(x), 3, 3, 3, dtype=x.dtype)
+    for i in range(3):
+        (first,) = torch.autograd.grad(value[:, i].sum(), x, create_graph=True)
+        jacobian[:, i] = first.detach()
+        for j in range(3):
+            (second,) = torch.autograd.grad(first[:, j].sum(), x, retain_graph=True, allow_unused=True)
+            hessian[:, i, j] = second
+    return value.detach(), jacobian, hessian
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.detach() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+def test_derivatives_equal_nested_autograd(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    field = FIELDS[name]().to(dtype)
+    x = inside(64, dtype)
+    exact = nested(FIELDS[name]().to(torch.float64), x.double())
+    jet, traced, first = field.jet(x, 2), field.jet(x, 2, trace=True), field.jet(x, 1)
+    assert relative(field.value(x), exact[0]) < tolerance
+    for other in (jet, traced, first):
+        assert relative(other.value, exact[0]) < tolerance
+        assert relative(other.jacobian, exact[1]) < tolerance
+    assert relative(jet.hessian, exact[2]) < tolerance
+    assert relative(traced.laplacian, exact[2].diagonal(dim1=2, dim2=3).sum(-1)) < tolerance
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_gradients_of_derivatives_reach_the_weights(name: str) -> None:
+    field = FIELDS[name]().to(torch.float64)
+    x = inside(16, torch.float64)
+    field.jet(x, 2, trace=True).laplacian.square().sum().backward()
+    weight = next(p for p in field.parameters() if p.requires_grad and p.dim() == 2)
+    found, step = weight.grad[1, 1].item(), 1e-6
+    values = []
+    for shift in (step, -2 * step):
+        with torch.no_grad():
+            weight[1, 1] += shift
+        values.append(field.jet(x, 2, trace=True).laplacian.square().sum().item())
+    assert found == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_comes_back_from_its_description_and_weights(name: str) -> None:
+    field = FIELDS[name]()
+    again = from_spec(field.spec())
+    again.load_state_dict(field.state_dict())
+    x = inside(40, torch.float32)
+    assert torch.equal(again.dense(x), field.dense(x))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_dense_evaluation_equals_value(name: str) -> None:
+    field, x = FIELDS[name](), inside(200_000, torch.float32)
+    with torch.no_grad():
+        assert torch.allclose(field.dense(x)[::5000], field.value(x[::5000]), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("order", [0, 3])
+def test_an_order_that_is_not_offered_is_refused(name: str, order: int) -> None:
+    with pytest.raises(ValueError, match="order"):
+        FIELDS[name]().jet(inside(2, torch.float32), order)
+
+
+def test_an_unknown_kind_of_field_is_refused() -> None:
+    with pytest.raises(ValueError, match="kind"):
+        from_spec({"kind": "nonsense"})
+
+
+def test_same_seed_same_network() -> None:
+    assert all(torch.equal(a, b) for a, b in zip(siren().parameters(), siren().parameters(), strict=True))
+
+
+def test_siren_starts_as_published() -> None:
+    field = Siren(256, 3, 32.0, generator=torch.Generator().manual_seed(0))
+    assert field.layers[0].weight.abs().max().item() == pytest.approx(1 / 3, rel=0.02)
+    assert field.layers[1].weight.abs().max().item() == pytest.approx((6 / 256) ** 0.5 / 32, rel=0.02)
+
+
+def test_the_fine_branch_is_inactive_until_activated() -> None:
+    field, x = dual(False), inside(10, torch.float32)
+    assert torch.equal(field.value(x), field.c_coarse * field.coarse.value(x))
+    assert not any(p is q for p in field.active_parameters for q in field.fine.parameters())
+    field.activate_fine(0.05)
+    assert field.c_fine.item() == pytest.approx(0.05 * field.c_coarse.item())
+    assert not torch.equal(field.value(x), field.c_coarse * field.coarse.value(x))
+    assert any(p is q for p in field.active_parameters for q in field.fine.parameters())
+
+
+def test_a_spline_reproduces_cubic_polynomials_between_its_nodes() -> None:
+    class Linear(Field):
+        kind = "linear-for-test"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = torch.nn.Parameter(torch.tensor([[0.1, -0.2, 0.3], [0.0, 0.4, 0.1], [0.2, 0.0, -0.1]]))
+
+        def value(self, x):
+            return x @ self.matrix.T
+
+        def jet(self, x, order, *, trace=False):
+            raise NotImplementedError
+
+        def spec(self):
+            return {}
+
+    network = Linear()
+    field = Lattice([network], LatticeGeometry.covering(GRID, FRAME, 9.0)).to(torch.float64)
+    x = inside(100, torch.float64)
+    jet = field.jet(x, 2)
+    assert torch.allclose(jet.value, x @ network.matrix.T, atol=1e-9)
+    assert torch.allclose(jet.jacobian, network.matrix.expand(100, 3, 3), atol=1e-9)
+    assert jet.hessian.abs().max() < 1e-8
+    at_nodes = field.jacobian_at_nodes(field.coefficients())
+    assert torch.allclose(at_nodes, network.matrix.expand(*at_nodes.shape), atol=1e-9)
+
+
+def test_several_networks_are_averaged() -> None:
+    field, x = lattice(), inside(50, torch.float32)
+    single = [Lattice([network], field.geometry).value(x) for network in field.networks]
+    assert torch.allclose(field.value(x), (single[0] + single[1]) / 2, atol=1e-6)

@@ -1,0 +1,154 @@
+"""What every method promises: it registers, repeats itself, can be cancelled, saved and evaluated anywhere."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from inrreg import protocol
+from inrreg.deformation import Deformation
+from inrreg.fields import Field
+from inrreg.optimization import Cancelled, Run
+from inrreg.phantom import Phantom, thorax
+from inrreg.problem import Problem
+
+QUICK: dict[str, dict[str, Any]] = {
+    "fast": {"steps": (40, 30, 20), "image_spacing": (12, 8, 6), "node_spacing": (24, 16, 12)},
+    "idir": {"width": 64, "points": 2000, "regularized": 0.1, "steps": 200, "rate": 1e-3, "final_rate": 1e-5},
+    "dual": {"width": 64, "points": 2000, "regularized": 0.1, "steps": (70, 60, 60)},
+}
+"""Settings with which each method takes a few seconds; a new method adds a line."""
+
+
+@cache
+def phantom() -> Phantom:
+    return thorax((64, 54, 64), (4.5, 4.5, 4.5), seed=3, amplitude=15.0, landmarks=150)
+
+
+def problem(**changes: Any) -> Problem:
+    pair = phantom()
+    images = {"fixed": pair.fixed, "moving": pair.moving}
+    masks = {"fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask}
+    labels = {"fixed_labels": pair.fixed_labels, "moving_labels": pair.moving_labels}
+    return Problem(**(images | masks | labels | changes))
+
+
+def methods() -> list[str]:
+    return sorted({preset.method for preset in protocol.presets().values()})
+
+
+def fit(method: str, run: Run, given: Problem | None = None, **overrides: Any) -> Field:
+    settings = protocol.preset(method).settings.override(QUICK[method] | overrides)
+    return importlib.import_module(f"inrreg.methods.{method}").fit(given or problem(), settings, run)
+
+
+@cache
+def fitted(method: str) -> Field:
+    torch.set_num_threads(1)
+    return fit(method, Run(seed=5)).eval()
+
+
+def mean_error(field: Field, given: Problem) -> float:
+    pair = phantom()
+    deformation = Deformation(field, given.frame, given.grid)
+    return float(np.linalg.norm(deformation.map(pair.fixed_landmarks) - pair.moving_landmarks, axis=1).mean())
+
+
+def test_every_method_is_tested_here() -> None:
+    assert set(methods()) <= set(QUICK)
+
+
+@pytest.mark.parametrize("method", methods())
+def test_it_registers_a_phantom(method: str) -> None:
+    pair = phantom()
+    before = np.linalg.norm(pair.fixed_landmarks - pair.moving_landmarks, axis=1).mean()
+    assert mean_error(fitted(method), problem()) < 0.35 * before
+
+
+@pytest.mark.parametrize("method", methods())
+def test_same_seed_same_result_other_seed_another(method: str) -> None:
+    torch.set_num_threads(1)
+    again, other = fit(method, Run(seed=5)), fit(method, Run(seed=6))
+    x = torch.rand(100, 3) - 0.5
+    assert torch.equal(again.dense(x), fitted(method).dense(x))
+    assert not torch.equal(other.dense(x), again.dense(x))
+
+
+@pytest.mark.parametrize("method", methods())
+def test_it_saves_loads_and_evaluates_elsewhere(method: str, tmp_path: Path) -> None:
+    given = problem()
+    made = Deformation(fitted(method), given.frame, given.grid)
+    made.save(tmp_path)
+    loaded = Deformation.load(tmp_path)
+    points = given.grid.resampled(11.0).points().reshape(-1, 3)
+    assert np.array_equal(loaded.map(points), made.map(points))
+    assert np.array_equal(loaded.jacobian(points[:50]), made.jacobian(points[:50]))
+
+
+@pytest.mark.parametrize("method", methods())
+def test_its_jets_are_the_derivatives_of_its_values(method: str) -> None:
+    field = fitted(method)
+    x = (torch.rand(20, 3, generator=torch.Generator().manual_seed(0)) - 0.5).requires_grad_(True)
+    rows = [torch.autograd.grad(field.value(x)[:, i].sum(), x)[0] for i in range(3)]
+    for order in range(1, field.order + 1):
+        assert torch.allclose(field.jet(x.detach(), order).jacobian, torch.stack(rows, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", methods())
+def test_it_stops_between_steps_when_cancelled(method: str) -> None:
+    seen: list[dict[str, Any]] = []
+    run = Run(lambda kind, data: seen.append(data), lambda: len(seen) >= 2)
+    with pytest.raises(Cancelled):
+        fit(method, run)
+    assert len(seen) == 2
+    assert seen[-1]["step"] < seen[-1]["steps"]
+
+
+@pytest.mark.parametrize("method", methods())
+def test_it_tells_its_progress_to_the_end(method: str) -> None:
+    seen: list[dict[str, Any]] = []
+    run = Run(lambda kind, data: seen.append(data))
+    assert run.field is None
+    field = fit(method, run)
+    steps = [data["step"] for data in seen]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == seen[-1]["steps"]
+    assert seen[-1]["eta"] == pytest.approx(0)
+    assert all(data["loss"] == pytest.approx(sum(data["terms"].values())) for data in seen)
+    assert run.field is field
+
+
+@pytest.mark.parametrize("method", methods())
+def test_a_time_budget_ends_it_early(method: str) -> None:
+    many = {"idir": 10_000}.get(method, (10_000,) * 3)
+    run = Run(time_budget=3.0)
+    fit(method, run, steps=many)
+    assert run.seconds() < 20  # generous for a loaded machine; without the budget it would take many minutes
+
+
+@pytest.mark.parametrize("method", methods())
+def test_a_loss_that_is_no_number_ends_in_words(method: str) -> None:
+    given = problem()
+    given.before = lambda x: x * float("nan")
+    given.valid = lambda points, moving: torch.ones(points.shape[:-1])
+    with pytest.raises(protocol.UserError, match="diverged"):
+        fit(method, Run(), given)
+
+
+def test_what_leaves_the_moving_image_does_not_drag_the_rest() -> None:
+    """A moving image that ends in the middle of the lung: the half that is there still registers."""
+    pair = phantom()
+    cut = pair.moving[:, :, 28:]
+    given = problem(moving=cut, moving_mask=None, fixed_labels=None, moving_labels=None)
+    field = fit("fast", Run(seed=5), given)
+    deformation = Deformation(field, given.frame, given.grid)
+    there = pair.moving_landmarks[:, 2] > cut.GetOrigin()[2] + 10
+    error = np.linalg.norm(deformation.map(pair.fixed_landmarks) - pair.moving_landmarks, axis=1)
+    before = np.linalg.norm(pair.fixed_landmarks - pair.moving_landmarks, axis=1)
+    assert error[there].mean() < 0.4 * before[there].mean()
