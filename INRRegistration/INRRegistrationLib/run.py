@@ -47,12 +47,12 @@ class Run:
         self._ids = {name: node.GetID() for name in names if (node := getattr(request, name)) is not None}
         self._attributes = {"Preset": request.preset, "Version": str(protocol.VERSION)}
         write = request.gather(folder, folder.name)
+        # While the files are written: a cold start takes seconds.
+        process.start()
         for signal, slot in self._connections():
             signal.connect(slot)
         self._observer = slicer.mrmlScene.AddObserver(slicer.mrmlScene.StartCloseEvent, self._on_scene_close)
         self._task = Task(write, self._on_written)
-        # While the files are written: a cold start takes seconds.
-        process.start()
 
     @property
     def active(self) -> bool:

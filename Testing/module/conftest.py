@@ -15,14 +15,14 @@ FAKES = ROOT / "Testing" / "fakes"
 MODULE = ROOT / "INRRegistration" / "INRRegistration.py"
 SCREENSHOTS = ROOT / "screenshots"
 DATA = Path(os.environ.get("INRREG_DATA", ROOT.parent / "shared" / "data"))
-sys.path[:0] = [str(ROOT / "Testing"), str(ROOT / "INRRegistration")]
+sys.path[:0] = [str(ROOT / "Testing" / "host"), str(ROOT / "INRRegistration")]
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 pytest.importorskip("PySide6", reason="the stand-in for Slicer needs PySide6-Essentials")
 pytest.importorskip("slicer", reason="the stand-in for Slicer needs slicer-core")
 
-from host import application  # noqa: E402
-from host.window import Window  # noqa: E402
+from standin import application  # noqa: E402
+from standin.window import Window  # noqa: E402
 
 from inrreg import methods, protocol  # noqa: E402
 
@@ -54,6 +54,21 @@ def fake_engine(monkeypatch):
     monkeypatch.setattr(process, "command", lambda: arguments)
     yield arguments
     protocol.presets.cache_clear()
+
+
+@pytest.fixture
+def own_modules():
+    """Reloading for developers forgets our packages; the other tests go on with those they know."""
+    packages = ("INRRegistrationLib", "inrreg")
+
+    def loaded():
+        return {name: module for name, module in sys.modules.items() if name.split(".")[0] in packages}
+
+    before = loaded()
+    yield
+    for name in loaded():
+        del sys.modules[name]
+    sys.modules.update(before)
 
 
 class User:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import FAKES, MODULE, ROOT
-from host import application
+from standin import application
 
 
 def test_properties_are_attributes_as_in_pythonqt(slicer):
@@ -108,8 +108,8 @@ def test_settings_are_isolated(slicer, tmp_path):
 
 HOST = f"""
 import sys, time, os
-sys.path[:0] = [{str(ROOT / "Testing")!r}, {str(MODULE.parent)!r}]
-from host import application
+sys.path[:0] = [{str(ROOT / "Testing" / "host")!r}, {str(MODULE.parent)!r}]
+from standin import application
 slicer = application.start(sys.argv[1])
 from inrreg import methods
 methods.__path__.append({str(FAKES / "methods")!r})
@@ -162,7 +162,7 @@ def is_zombie(process):
 
 def test_the_window_shows_the_panel(slicer):
     widget = application.load_module(MODULE)
-    from host.window import Window
+    from standin.window import Window
 
     window = Window(slicer, slicer.modules.inrregistration.widgetRepresentation())
     window.show()

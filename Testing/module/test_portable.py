@@ -78,7 +78,7 @@ self.ui.button.text = "a"
 BARE = f"""
 import sys, os
 os.environ["QT_QPA_PLATFORM"] = "offscreen"
-ALLOWED = {{"numpy", "vtk", "vtkmodules", "slicer", "slicer_core", "PySide6", "shiboken6", "host", "inrreg"}}
+ALLOWED = {{"numpy", "vtk", "vtkmodules", "slicer", "slicer_core", "PySide6", "shiboken6", "standin", "inrreg"}}
 
 class Block:
     def find_spec(self, name, path=None, target=None):
@@ -86,8 +86,8 @@ class Block:
             raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
 
 sys.meta_path.insert(0, Block())
-sys.path.insert(0, {str(ROOT / "Testing")!r})
-from host import application
+sys.path.insert(0, {str(ROOT / "Testing" / "host")!r})
+from standin import application
 slicer = application.start(sys.argv[1])
 widget = application.load_module({str(MODULE)!r})
 from INRRegistrationLib.selftest import make_pair

@@ -1,4 +1,4 @@
-"""Shows the panel as a window: `python -m host [fixed moving]`, run in `Testing`."""
+"""Shows the panel as a window: `python -m standin [fixed moving]`, run in `Testing/host`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PySide6 import QtWidgets
 from . import application
 from .window import Window
 
-MODULE = Path(__file__).resolve().parents[2] / "INRRegistration" / "INRRegistration.py"
+MODULE = Path(__file__).resolve().parents[3] / "INRRegistration" / "INRRegistration.py"
 
 
 def main() -> int:

@@ -85,7 +85,7 @@ def start_qt():
     slicer.qMRMLWidget, slicer.qMRMLNodeComboBox = qmrml.qMRMLWidget, qmrml.qMRMLNodeComboBox
     slicer.modules = types.SimpleNamespace()
     slicer.app = Application()
-    sys.modules["slicer.ScriptedLoadableModule"] = importlib.import_module("host.scripted")
+    sys.modules["slicer.ScriptedLoadableModule"] = importlib.import_module("standin.scripted")
     return slicer
 
 
