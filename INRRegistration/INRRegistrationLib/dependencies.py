@@ -53,7 +53,8 @@ def ensure_torch() -> None:
     logic = PyTorchUtils.PyTorchUtilsLogic()
     try:
         torch = logic.installTorch(askConfirmation=True, torchVersionRequirement=f">={TORCH}")
-    except (CalledProcessError, RuntimeError, ValueError, OSError, ImportError) as error:
+    except Exception as error:
+        # Another extension's code, over pip and the network: anything may come.
         raise UserError("torch", f"PyTorch could not be installed ({error}).", NETWORK) from None
     if torch is None:
         hint = "Register again to be asked again."

@@ -98,6 +98,7 @@ class Panel(VTKObservationMixin):
         self.registrations.process.hello.connect(self._on_hello)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._on_scene_end_import)
 
     def _on_scene_start_close(self, *_: Any) -> None:
         self._updating = True
@@ -107,8 +108,13 @@ class Panel(VTKObservationMixin):
         self.enter()
         self.show_idle()
 
+    def _on_scene_end_import(self, *_: Any) -> None:
+        self.enter()
+
     def _on_parameters_modified(self, *_: Any) -> None:
         if not self._updating:
+            # What a box says is about parameters that have just changed.
+            self.ui.errorLabel.setVisible(False)
             self._show_parameters()
 
     # ------------------------------------------------------------------------------------ parameters

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import slicer
-import vtk
 
 from inrreg import protocol
 from inrreg.protocol import Message, UserError
@@ -97,7 +96,8 @@ class Run:
             self.log.emit(f"Warning: {data['message']}")
         elif message.kind == "log":
             self.log.emit(data["text"])
-        elif message.kind == "cancelled" or (message.kind == "result" and self.state == CANCELLING):
+        elif message.kind == "cancelled" or self.state == CANCELLING:
+            # However it ended meanwhile: the user wants none of it.
             self._finish(CANCELLED)
         elif message.kind == "result":
             self.state, self.metrics = LOADING, data["metrics"]
@@ -123,7 +123,15 @@ class Run:
             hint = "Choose the volumes and register again."
             self._fail(UserError("scene", "A volume was deleted while it was registered.", hint))
             return
-        grid, voxels = read
+        try:
+            self._show(nodes, *read)
+        except Exception as raised:
+            self._fail(_as_user_error(raised))
+        else:
+            self._finish(DONE)
+
+    def _show(self, nodes: dict[str, Any], grid: Any, voxels: Any) -> None:
+        """Change the scene, in one go."""
         transform = results.grid_transform(*grid)
         fixed, moving = nodes["fixed"], nodes["moving"]
         if voxels is not None:
@@ -132,7 +140,6 @@ class Run:
         self._attributes["Result"] = str(self._folder / "result")
         output = nodes.get("output_transform")
         self.transform = results.show_transform(transform, output, fixed, moving, self._attributes)
-        self._finish(DONE)
 
     # ------------------------------------------------------------------------------------------ ends
 
@@ -164,10 +171,10 @@ class Run:
     def _on_ended(self, error: UserError) -> None:
         if self.state == CANCELLING:
             self._finish(CANCELLED)
-        else:
+        elif self.state != LOADING:
+            # While loading, all that was to come from the worker is on disk.
             self._fail(error)
 
-    @vtk.calldata_type(vtk.VTK_OBJECT)
     def _on_scene_close(self, *_: Any) -> None:
         self.abort()
 

@@ -117,6 +117,9 @@ class Worker:
             found = devices()
         except ImportError as missing:
             error = missing
+        except (OSError, RuntimeError) as broken:
+            hint = "Reinstall it with the PyTorch extension's PyTorch Utils module, and restart Slicer."
+            error = UserError("torch", f"PyTorch is installed but cannot be loaded ({broken}).", hint)
         # The fastest first: what `auto` takes.
         entries = [{"id": key, "name": found[key]} for key in sorted(found, key="cpu".__eq__)]
         self._events.send("hello", {"versions": versions(), "devices": entries})
@@ -255,7 +258,9 @@ def resample(job: Job, result: Path, path: Path) -> Path:
 
 
 def finite(value: Any) -> Any:
-    """The value with numbers that JSON cannot hold (not a number, infinite) replaced by None."""
+    """The value as plain JSON: NumPy's numbers as Python's, those that JSON cannot hold as None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, dict):
         return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

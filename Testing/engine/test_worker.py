@@ -100,7 +100,7 @@ def test_a_job_gives_progress_and_a_result_that_reads_back(client, tmp_path):
     steps = [event.data["step"] for event in before if event.kind == "progress"]
     assert steps == list(range(1, 21))
     assert [event.data["code"] for event in before if event.kind == "warning"] == ["overlap"]
-    assert result.data["metrics"]["jacobian_min"] is None
+    assert result.data["metrics"] == {"loss": 0.5, "jacobian_min": None, "steps": [0, 1]}
     assert Path(result.data["folder"]) == folder.resolve() / "result"
     moving = SimpleITK.ReadImage(str(folder / "moving.nrrd"))
     field = SimpleITK.ReadImage(str(folder / "result" / "displacement.nrrd"), SimpleITK.sitkVectorFloat64)

@@ -298,6 +298,34 @@ def test_parameters_live_in_the_scene(user, slicer, pair):
     assert user.ui.seedSpinBox.value == 9
 
 
+def test_parameters_and_result_come_back_with_the_scene(user, slicer, pair, tmp_path):
+    user.choose(*pair, steps=7)
+    user.ui.seedSpinBox.setValue(5)
+    transform = user.register()
+    name, volume = transform.GetName(), pair[1].GetName()
+    scene = slicer.mrmlScene
+    for node in (*pair, user.ui.volumeSelector.currentNode(), transform):
+        node.AddDefaultStorageNode()
+        suffix = "h5" if node is transform else "nrrd"
+        storage = node.GetStorageNode()
+        storage.SetFileName(str(tmp_path / f"{node.GetID()}.{suffix}"))
+        assert storage.WriteData(node)
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Commit()
+    scene.Clear(0)
+    assert user.ui.fixedSelector.currentNode() is None
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Import()
+    assert user.ui.seedSpinBox.value == 5
+    assert user.ui.movingSelector.currentNode().GetName() == volume
+    again = user.ui.transformSelector.currentNode()
+    assert again.GetName() == name
+    assert user.ui.movingSelector.currentNode().GetParentTransformNode() is again
+    user.register()
+    assert again.GetParentTransformNode() is None
+    assert user.ui.transformSelector.currentNode() is again
+
+
 def test_a_wrong_setting_names_itself(user, pair):
     user.choose(*pair, steps="many")
     assert not user.ui.applyButton.enabled
