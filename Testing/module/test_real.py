@@ -99,6 +99,56 @@ def test_real_images(real_user, slicer, liver):
     assert cold < 8
 
 
+@pytest.mark.parametrize("way", ["initial transform", "prealignment"])
+def test_a_rough_start_becomes_part_of_the_result(real_user, slicer, pair, way):
+    """A moving volume far away, brought near by the user or by the engine; with masks and structures."""
+    from test_geometry import make_segmentation
+
+    from INRRegistration import INRRegistrationLogic
+    from INRRegistrationLib import selftest
+
+    fixed, moving = pair
+    blocks = {"Middle": (18, 16, 12), "Corner": (8, 8, 6)}
+    structures = [make_segmentation(slicer, node, blocks) for node in pair]
+    inside = np.zeros((24, 32, 36), np.uint8)
+    inside[2:-2, 2:-2, 2:-2] = 1
+    mask = slicer.util.addVolumeFromArray(inside, nodeClassName="vtkMRMLLabelMapVolumeNode")
+    mask.SetSpacing(fixed.GetSpacing())
+    mask.SetOrigin(fixed.GetOrigin())
+    shift = 40.0 if way == "initial transform" else 12.0
+    moving.SetOrigin(moving.GetOrigin()[0] + shift, *moving.GetOrigin()[1:])
+    structures[1].SetAndObserveTransformNodeID(translation(slicer, "Shift", shift).GetID())
+    arguments = {"prealign": "rigid"}
+    if way == "initial transform":
+        arguments = {"initial_transform": translation(slicer, "Rough", -shift)}
+    run = INRRegistrationLogic().register(
+        fixed,
+        moving,
+        overrides=selftest.SETTINGS,
+        threads=1,
+        fixed_mask=mask,
+        fixed_labels=structures[0],
+        moving_labels=structures[1],
+        resample=True,
+        wait=False,
+        **arguments,
+    )
+    real_user.wait(lambda: not run.active, timeout=120)
+    assert run.error is None
+    middle = np.array([54.0, 48.0, 36.0]) + fixed.GetOrigin()
+    moved = run.transform.GetTransformFromParent().TransformPoint(middle)
+    # The bump displaces the middle by 9 mm, against i.
+    np.testing.assert_allclose(np.subtract(moved, middle), [shift - 9, 0, 0], atol=3)
+
+
+def translation(slicer, name, right):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+    matrix = np.eye(4)
+    matrix[0, 3] = right
+    node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    return node
+
+
 def choose_quick(user, fixed, moving):
     user.choose(fixed, moving, "fast", **QUICK)
     # One thread: other tests and programs want the cores too.
