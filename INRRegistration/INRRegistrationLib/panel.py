@@ -155,6 +155,7 @@ class Panel(VTKObservationMixin):
             ui.volumeSelector.setEnabled(parameters.resample)
             if preset := protocol.presets().get(parameters.preset):
                 ui.presetLabel.setText(preset.purpose[:1].upper() + preset.purpose[1:])
+                ui.presetLabel.setToolTip(preset.source)
                 self._form.show(preset.settings, parameters.overrides.get(preset.name, {}))
         finally:
             self._updating = False

@@ -139,7 +139,10 @@ class Run:
             self.volume = results.show_volume(*voxels, nodes.get("output_volume"), fixed, moving, shared)
         self._attributes["Result"] = str(self._folder / "result")
         output = nodes.get("output_transform")
+        replaced = output.GetAttribute("INRRegistration.Result") if output is not None else None
         self.transform = results.show_transform(transform, output, fixed, moving, self._attributes)
+        if replaced and Path(replaced).is_relative_to(self._folder.parent):
+            shutil.rmtree(Path(replaced).parent, ignore_errors=True)
 
     # ------------------------------------------------------------------------------------------ ends
 

@@ -101,10 +101,10 @@ def test_a_fixed_volume_under_a_grid(logic, slicer, pair):
     np.testing.assert_allclose(bounds, shown, atol=10)
 
 
-def test_the_self_test_of_the_module(slicer, fake_engine):
-    """Runs as Slicer's Reload and Test runs it, up to the preset that it needs for real."""
+def test_the_self_test_of_the_module_skips_without_torch(slicer, fake_engine, monkeypatch, caplog):
     from INRRegistration import INRRegistrationTest
+    from INRRegistrationLib import dependencies
 
-    test = INRRegistrationTest()
-    test.setUp()
-    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0
+    monkeypatch.setattr(dependencies, "satisfied", lambda package, version: False)
+    INRRegistrationTest().runTest()
+    assert "PyTorch is not installed" in caplog.text

@@ -99,9 +99,12 @@ def test_register_again_replaces_the_result(user, slicer, pair):
     user.choose(*pair)
     first = user.register()
     nodes = node_names(slicer)
+    result = Path(first.GetAttribute("INRRegistration.Result"))
     user.set_setting("bump", "1, 1, 1")
     second = user.register()
     assert second is first
+    assert not result.exists()
+    assert Path(second.GetAttribute("INRRegistration.Result")).is_dir()
     assert node_names(slicer) == nodes
     assert pair[1].GetParentTransformNode() is first
     assert first.GetParentTransformNode() is None
