@@ -20,6 +20,7 @@ test: $(VENV)/test.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.liver --output bench
+	$(BIN)/python -m benchmarks.phantoms --output bench
 
 # A stamp is newer than pyproject.toml and constraints.txt once its extras are installed from them.
 $(VENV)/demo.stamp: EXTRAS = report

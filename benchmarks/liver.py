@@ -24,34 +24,16 @@ import torch
 
 from benchmarks import peers
 from benchmarks.data import Pair, liver_pairs
+from benchmarks.ours import register
 from inrreg import protocol
-from inrreg.deformation import Deformation
-from inrreg.fields import Field
 from inrreg.metrics import jacobian_determinant, jacobian_summary
 from inrreg.optimization import Run
 from inrreg.problem import Problem
-from inrreg.transforms import DisplacementGrid, sample_on
+from inrreg.transforms import DisplacementGrid
 
 PEERS = {"elastix": peers.elastix, "syn": peers.syn}
 CURVE_EVERY = 1.0
 """Seconds of optimization between two points of a curve."""
-
-
-def register(pair: Pair, preset_name: str, seed: int) -> tuple[sitk.Image, float]:
-    """One of our presets: the displacement field on the fixed grid, LPS mm, and the seconds it took."""
-    start = time.perf_counter()
-    preset = protocol.preset(preset_name)
-    problem = Problem(pair.fixed, pair.moving, seed=seed)
-    field = importlib.import_module(f"inrreg.methods.{preset.method}").fit(problem, preset.settings, Run(seed=seed))
-    displacement = on_fixed_grid(problem, field)
-    return displacement, time.perf_counter() - start
-
-
-def on_fixed_grid(problem: Problem, field: Field) -> sitk.Image:
-    """A field at every voxel of the fixed image."""
-    margins = np.ones((2, 3))  # nothing beyond the image is asked for
-    deformation = Deformation(field, problem.frame, problem.grid, (), margins, problem.grid.spacing)
-    return problem.grid.image(sample_on(deformation, problem.grid).astype(np.float32))
 
 
 def curve(pair: Pair, preset_name: str, seed: int) -> list[tuple[float, float]]:
@@ -91,7 +73,8 @@ def measure(pair: Pair, method: str, seed: int, threads: int) -> dict[str, Any]:
     if method in PEERS:
         displacement, seconds = PEERS[method](pair.fixed, pair.moving, threads)
     else:
-        displacement, seconds = register(pair, method, seed)
+        problem = Problem(pair.fixed, pair.moving, seed=seed)
+        displacement, seconds = register(problem, method)
     field = DisplacementGrid.of(displacement)
     error = errors(pair, field.map(pair.fixed_landmarks))
     regularity = jacobian_summary(jacobian_determinant(field.vectors, pair.fixed), body(pair.fixed))

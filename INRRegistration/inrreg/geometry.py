@@ -72,6 +72,11 @@ class Grid:
         image.SetDirection(self.direction.ravel().tolist())
         return image
 
+    def cropped(self, first: np.ndarray, last: np.ndarray) -> Grid:
+        """The part from index `first` to index `last`, both (3,) and included."""
+        size = tuple(int(n) + 1 for n in np.asarray(last) - np.asarray(first))
+        return Grid(size, self.to_world(np.asarray(first)), self.matrix)
+
     def resampled(self, spacing: float) -> Grid:
         """A grid over the same box whose spacing is at most `spacing` mm, and equal to the box's ends."""
         steps = np.maximum(1, np.ceil(self.extent / spacing - 1e-6)).astype(int)

@@ -39,9 +39,9 @@ class LocalNcc:
     """1 - mean local NCC over a lattice, by box filters (the windows of Avants et al. 2008, not squared).
 
     Signed, since in images of one kind an inverted match is no match: beside a sliding interface its square
-    draws the border of one organ to that of another. The fixed image's window means are computed once. `fixed` (1, 1, D, H, W); `mask`, of that shape, says
-    where the fixed image counts; `radius` of the window in lattice samples. `noise` is the variance, in
-    squared intensities, below which a window counts as flat.
+    draws the border of one organ to that of another. The fixed image's window means are computed once.
+    `fixed` (1, 1, D, H, W); `mask`, of that shape, says where the fixed image counts; `radius` of the window in
+    lattice samples. `noise` is the variance, in squared intensities, below which a window counts as flat.
     """
 
     def __init__(self, fixed: Tensor, mask: Tensor, radius: int, noise: float) -> None:

@@ -26,15 +26,15 @@ class FastSettings(Settings):
     width: int = setting(128, "units of each hidden layer", low=8, high=1024)
     hidden: int = setting(3, "hidden layers", low=1, high=8)
     omega: float = setting(15.0, "frequency factor of the sine layers", low=1, high=100)
-    steps: tuple = setting((80, 60, 40), "optimizer steps", low=1, high=10_000)
+    steps: tuple = setting((80, 60, 30), "optimizer steps", low=1, high=10_000)
     image_spacing: tuple = setting((6.0, 4.0, 2.7), "spacing of the image lattice", unit="mm", low=0.2, high=50)
-    node_spacing: tuple = setting((12.0, 8.0, 5.0), "spacing of the displacement nodes", unit="mm", low=0.5, high=100)
+    node_spacing: tuple = setting((12.0, 8.0, 6.0), "spacing of the displacement nodes", unit="mm", low=0.5, high=100)
     window: tuple = setting((2, 2, 2), "radius of the correlation window, in image lattice samples", low=1, high=9)
     noise: float = setting(1e-4, "variance below which a window counts as flat, intensities 0 to 1", low=1e-9, high=1)
     variation: float = setting(0.2, "weight of the isotropic total variation", low=0, high=100)
     start: float = setting(0.05, "size of the first displacement, of a SIREN's usual one", low=0, high=1)
-    rate: float = setting(1e-3, "learning rate at the start", low=1e-7, high=1)
-    final_rate: float = setting(1e-4, "learning rate at the end", low=0, high=1)
+    rate: float = setting(7e-4, "learning rate at the start", low=1e-7, high=1)
+    final_rate: float = setting(7e-5, "learning rate at the end", low=0, high=1)
 
 
 PRESETS = (
