@@ -292,7 +292,12 @@ def test_masks_reach_the_worker(user, slicer, pair, monkeypatch):
     button = user.ui.fixedSegmentsButton
     assert button.visible
     assert button.text == "All segments"
-    button.menu().actions()[0].setChecked(False)
+    first = button.menu().actions()[0]
+    first.setChecked(False)
+    assert button.menu().actions()[0] is first
+    segmentation.GetSegmentation().GetNthSegment(1).SetName("Milz")
+    button.menu().aboutToShow.emit()
+    assert [action.text for action in button.menu().actions()] == ["Liver", "Milz"]
     assert button.text == "1 of 2 segments"
     user.screenshot("masks")
     kept = {}
