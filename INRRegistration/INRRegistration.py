@@ -1,0 +1,166 @@
+"""The Slicer module: what Slicer looks for by name. The work is done in `INRRegistrationLib`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import unittest
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+
+from inrreg.protocol import DEFAULT_PRESET
+
+OWN_PACKAGES = ("INRRegistrationLib", "inrreg")
+
+
+class INRRegistration(ScriptedLoadableModule):
+    """Name, place and help of the module."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("INR Registration")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Registration")]
+        parent.dependencies = []
+        parent.contributors = ["INRRegistration contributors"]
+        parent.helpText = _(
+            "Deformable registration of two volumes with implicit neural representations. For research use only."
+        )
+        parent.acknowledgementText = _("The methods and their authors are named with each preset.")
+
+
+class INRRegistrationWidget(ScriptedLoadableModuleWidget):
+    """Loads the panel and passes on what happens to the module."""
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        self.panel = None
+
+    def setup(self) -> None:
+        """Called once, when the module is opened first or reloaded."""
+        from INRRegistrationLib.logic import shared
+        from INRRegistrationLib.panel import Panel
+
+        ScriptedLoadableModuleWidget.setup(self)
+        widget = slicer.util.loadUI(self.resourcePath("UI/INRRegistration.ui"))
+        self.layout.addWidget(widget)
+        widget.setMRMLScene(slicer.mrmlScene)
+        self.panel = Panel(slicer.util.childWidgetVariables(widget), shared())
+
+    def enter(self) -> None:
+        """The user opens the module: a scene may have come since."""
+        if self.panel is not None:
+            self.panel.enter()
+
+    def cleanup(self) -> None:
+        """The module is reloaded, or Slicer exits."""
+        if self.panel is not None:
+            self.panel.cleanup()
+            self.panel = None
+
+    def onReload(self) -> None:
+        """Reload our packages as well; Slicer reloads this file only."""
+        self.cleanup()
+        for name in [name for name in sys.modules if name.split(".")[0] in OWN_PACKAGES]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+
+class INRRegistrationLogic(ScriptedLoadableModuleLogic):
+    """Registration from Python.
+
+    >>> transform = INRRegistrationLogic().register(fixed, moving, preset="fast")
+    """
+
+    def register(
+        self,
+        fixed: Any,
+        moving: Any,
+        *,
+        preset: str = DEFAULT_PRESET,
+        overrides: dict[str, Any] | None = None,
+        fixed_mask: Any = None,
+        moving_mask: Any = None,
+        fixed_labels: Any = None,
+        moving_labels: Any = None,
+        initial_transform: Any = None,
+        prealign: str = "none",
+        device: str = "auto",
+        threads: int = 0,
+        seed: int = 0,
+        time_budget: float = 0.0,
+        output_transform: Any = None,
+        output_volume: Any = None,
+        resample: bool | None = None,
+        wait: bool = True,
+    ) -> Any:
+        """Register the moving volume to the fixed one; the moving volume ends under the resulting transform.
+
+        Volumes are vtkMRMLScalarVolumeNode; masks and labels vtkMRMLSegmentationNode or
+        vtkMRMLLabelMapVolumeNode; transforms vtkMRMLTransformNode. `overrides` replaces settings of the preset
+        by name. Outputs that are None are made new; the moving volume is resampled onto the fixed grid where
+        `resample` says so, by default where an output volume is given. `time_budget` is in seconds, 0 for none.
+
+        Returns the transform node once it is done; with `wait=False`, at once, a run with `state`, `cancel()`,
+        `transform`, `volume`, `error` and the signals `progress` and `finished`, each with `connect(function)`.
+
+        Raises `inrreg.protocol.UserError`, with `code`, `message` and `hint`, where it cannot start; with
+        `wait=True` also where it fails or is cancelled.
+        """
+        from INRRegistrationLib.logic import shared
+        from INRRegistrationLib.request import Request
+
+        request = Request(
+            fixed=fixed,
+            moving=moving,
+            preset=preset,
+            overrides=overrides or {},
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
+            fixed_labels=fixed_labels,
+            moving_labels=moving_labels,
+            initial_transform=initial_transform,
+            prealign=prealign,
+            device=device,
+            threads=threads,
+            seed=seed,
+            time_budget=time_budget,
+            output_transform=output_transform,
+            output_volume=output_volume,
+            resample=output_volume is not None if resample is None else resample,
+        )
+        run = shared().start(request)
+        return shared().wait(run) if wait else run
+
+
+class INRRegistrationTest(ScriptedLoadableModuleTest):
+    """Self test: a small generated pair, registered for real where PyTorch is installed."""
+
+    def runTest(self) -> None:
+        """Run it all."""
+        self.setUp()
+        try:
+            self.test_register()
+        except unittest.SkipTest as reason:
+            logging.warning("INRRegistration self test skipped: %s", reason)
+
+    def setUp(self) -> None:
+        """Begin with an empty scene."""
+        slicer.mrmlScene.Clear()
+
+    def test_register(self) -> None:
+        """The moving volume ends under a transform that brings it nearer to the fixed one."""
+        from INRRegistrationLib import dependencies
+        from INRRegistrationLib.selftest import check_registration
+
+        if not dependencies.satisfied("torch", dependencies.TORCH):
+            self.skipTest("PyTorch is not installed")
+        check_registration(INRRegistrationLogic())

@@ -1,0 +1,117 @@
+"""Images as NRRD files, in NumPy alone: writing and reading can so run off the GUI thread, without MRML.
+
+Arrays are indexed (k, j, i), with the components last where there are several. Matrices are 4 x 4, from
+voxel indices (i, j, k) to RAS millimetres, as Slicer keeps them; files hold LPS.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import numpy as np
+
+from inrreg.protocol import UserError
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From RAS to LPS, and back."""
+
+_TYPES = {
+    "int8": "int8",
+    "uint8": "uint8",
+    "int16": "int16",
+    "uint16": "uint16",
+    "int32": "int32",
+    "uint32": "uint32",
+    "int64": "int64",
+    "uint64": "uint64",
+    "float32": "float",
+    "float64": "double",
+}
+_NAMES = {
+    "signed char": "int8",
+    "unsigned char": "uint8",
+    "uchar": "uint8",
+    "short": "int16",
+    "unsigned short": "uint16",
+    "ushort": "uint16",
+    "int": "int32",
+    "unsigned int": "uint32",
+    "uint": "uint32",
+    "long long": "int64",
+    "unsigned long long": "uint64",
+    **{nrrd: numpy for numpy, nrrd in _TYPES.items()},
+}
+
+
+def write(path: Path, array: np.ndarray, ijk_to_ras: np.ndarray) -> None:
+    """Write a scalar image, shape (k, j, i), so that the file appears complete or not at all."""
+    path = Path(path)
+    matrix = LPS @ ijk_to_ras
+    columns = " ".join(_vector(matrix[:3, axis]) for axis in range(3))
+    header = (
+        "NRRD0004\n"
+        f"type: {_TYPES[array.dtype.name]}\n"
+        "dimension: 3\n"
+        "space: left-posterior-superior\n"
+        f"sizes: {array.shape[2]} {array.shape[1]} {array.shape[0]}\n"
+        f"space directions: {columns}\n"
+        "kinds: domain domain domain\n"
+        "endian: little\n"
+        "encoding: raw\n"
+        f"space origin: {_vector(matrix[:3, 3])}\n\n"
+    )
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(header.encode("ascii"))
+        file.flush()
+        np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tofile(file)
+    partial.replace(path)
+
+
+def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A three-dimensional image or vector field: its array, and its matrix from indices to RAS.
+
+    Raises `UserError` (code `result`) for a file that is missing, damaged or of another kind.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            fields = _header(file)
+            sizes = [int(size) for size in fields["sizes"].split()]
+            dtype = np.dtype(_NAMES[fields["type"]])
+            dtype = dtype.newbyteorder(">" if fields.get("endian") == "big" else "<")
+            count = int(np.prod(sizes))
+            if fields["encoding"] == "raw":
+                array = np.fromfile(file, dtype, count)
+            elif fields["encoding"] in ("gzip", "gz"):
+                array = np.frombuffer(gzip.decompress(file.read()), dtype, count)
+            else:
+                raise ValueError(f"encoding {fields['encoding']}")
+        vectors = [_numbers(text) for text in re.findall(r"\([^)]*\)", fields["space directions"])]
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.array(vectors).T
+        matrix[:3, 3] = _numbers(fields["space origin"])
+        if fields["space"] != "left-posterior-superior" or len(sizes) not in (3, 4):
+            raise ValueError(f"space {fields['space']}, {len(sizes)} dimensions")
+        array = array.astype(dtype.newbyteorder("="), copy=False).reshape(sizes[::-1])
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise UserError("result", f"The file {path} cannot be read ({error}).", "Register again.") from None
+    return array, LPS @ matrix
+
+
+def _header(file) -> dict[str, str]:
+    fields = {}
+    while line := file.readline().decode("utf-8").strip():
+        name, separator, value = line.partition(":")
+        if separator:
+            fields[name] = value.lstrip("=").strip()
+    return fields
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in text.strip("()").split(",")]
+
+
+def _vector(values: np.ndarray) -> str:
+    return "(" + ",".join(repr(float(value)) for value in values) + ")"

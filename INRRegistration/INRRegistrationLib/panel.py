@@ -1,0 +1,311 @@
+"""The panel: shows the scene's parameters, starts and cancels a registration, tells how it goes."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from inrreg import protocol
+from inrreg.protocol import UserError
+
+from .logic import Registrations
+from .parameters import Parameters
+from .request import Request
+from .run import CANCELLED, DONE, Run
+from .segment_menu import SegmentMenu
+from .settings_form import SettingsForm
+from .widgets import choose, chosen, connect, fill, read
+
+BOX = "QLabel {{ background: {}; color: {}; border: 1px solid {}; padding: 8px; }}"
+ERROR_STYLE = BOX.format("#fdecea", "#7a1c12", "#e0a39b")
+WARNING_STYLE = BOX.format("#fff6dd", "#5c4300", "#e3c877")
+MUTED_STYLE = "QLabel, QLabel:disabled { color: gray; }"
+SELECTORS = {
+    "fixed": "fixedSelector",
+    "moving": "movingSelector",
+    "fixed_mask": "fixedMaskSelector",
+    "moving_mask": "movingMaskSelector",
+    "fixed_labels": "fixedLabelsSelector",
+    "moving_labels": "movingLabelsSelector",
+    "initial_transform": "initialSelector",
+    "output_transform": "transformSelector",
+    "output_volume": "volumeSelector",
+}
+"""Node selectors of the .ui file by parameter."""
+
+
+class Panel(VTKObservationMixin):
+    """Binds the widgets of `INRRegistration.ui` to the scene's parameters and to `Registrations`."""
+
+    def __init__(self, ui: Any, registrations: Registrations) -> None:
+        super().__init__()
+        self.ui = ui
+        self.registrations = registrations
+        self.run: Run | None = None
+        self._updating = False
+        self._progressed = False
+        ui.researchLabel.setStyleSheet(MUTED_STYLE)
+        ui.presetLabel.setStyleSheet(MUTED_STYLE)
+        fill(ui.presetSelector, [(name, name) for name in protocol.presets()])
+        fill(ui.prealignSelector, [(_("None"), "none"), (_("Rigid"), "rigid"), (_("Affine"), "affine")])
+        self._form = SettingsForm(ui.settingsBox)
+        self._menus = {
+            "fixed_mask_segments": SegmentMenu(ui.fixedSegmentsButton),
+            "moving_mask_segments": SegmentMenu(ui.movingSegmentsButton),
+        }
+        self._show_devices()
+        self._connect()
+        self.enter()
+        self.show_idle()
+
+    # ------------------------------------------------------------------------------ life in the scene
+
+    def enter(self) -> None:
+        """Take up the scene's parameters: the module is opened, or there is a new scene."""
+        self.parameters = Parameters.of_scene()
+        self.removeObservers(self._on_parameters_modified)
+        self.addObserver(self.parameters.node, "ModifiedEvent", self._on_parameters_modified)
+        self._show_parameters()
+
+    def cleanup(self) -> None:
+        """Let go of everything: the module is reloaded or Slicer exits."""
+        self.removeObservers()
+        self.registrations.process.hello.disconnect(self._on_hello)
+        self.registrations.close()
+
+    def _connect(self) -> None:
+        ui = self.ui
+        for name, selector in SELECTORS.items():
+            widget = getattr(ui, selector)
+            widget.setMRMLScene(slicer.mrmlScene)
+            connect(widget.currentNodeChanged, lambda name=name: self._on_node_chosen(name))
+        for name, menu in self._menus.items():
+            menu.changed.connect(lambda segments, name=name: self._set(name, segments))
+        connect(ui.presetSelector.currentIndexChanged, lambda: self._set("preset", chosen(ui.presetSelector)))
+        connect(ui.prealignSelector.currentIndexChanged, lambda: self._set("prealign", chosen(ui.prealignSelector)))
+        connect(ui.deviceSelector.currentIndexChanged, lambda: self._set("device", chosen(ui.deviceSelector)))
+        connect(ui.threadsSpinBox.valueChanged, lambda: self._set("threads", read(ui.threadsSpinBox, "value")))
+        connect(ui.seedSpinBox.valueChanged, lambda: self._set("seed", read(ui.seedSpinBox, "value")))
+        connect(ui.timeSpinBox.valueChanged, lambda: self._set("time_budget", float(read(ui.timeSpinBox, "value"))))
+        connect(ui.resampleCheckBox.toggled, lambda: self._set("resample", read(ui.resampleCheckBox, "checked")))
+        connect(ui.applyButton.clicked, self.on_apply)
+        connect(ui.advancedSection.contentsCollapsed, self._on_advanced_opened)
+        self._form.changed.connect(self._on_settings_changed)
+        self.registrations.process.hello.connect(self._on_hello)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._on_scene_end_import)
+
+    def _on_scene_start_close(self, *_: Any) -> None:
+        self._updating = True
+
+    def _on_scene_end_close(self, *_: Any) -> None:
+        self._updating = False
+        self.enter()
+        self.show_idle()
+
+    def _on_scene_end_import(self, *_: Any) -> None:
+        self.enter()
+
+    def _on_parameters_modified(self, *_: Any) -> None:
+        if not self._updating:
+            # What a box says is about parameters that have just changed.
+            self.ui.errorLabel.setVisible(False)
+            self._show_parameters()
+
+    # ------------------------------------------------------------------------------------ parameters
+
+    def _set(self, name: str, value: Any) -> None:
+        if not self._updating:
+            setattr(self.parameters, name, value)
+
+    def _on_node_chosen(self, name: str) -> None:
+        if self._updating:
+            return
+        with slicer.util.NodeModify(self.parameters.node):
+            self._set(name, getattr(self.ui, SELECTORS[name]).currentNode())
+            if name in ("fixed", "moving"):
+                # The outputs of another pair are not to be overwritten by accident.
+                self._set("output_transform", None)
+                self._set("output_volume", None)
+
+    def _on_settings_changed(self, overrides: dict[str, Any]) -> None:
+        self._set("overrides", {**self.parameters.overrides, self.parameters.preset: overrides})
+
+    def _show_parameters(self) -> None:
+        ui, parameters = self.ui, self.parameters
+        self._updating = True
+        try:
+            for name, selector in SELECTORS.items():
+                getattr(ui, selector).setCurrentNode(getattr(parameters, name))
+            for side in ("fixed", "moving"):
+                name = f"{side}_mask_segments"
+                self._menus[name].show(getattr(parameters, f"{side}_mask"), getattr(parameters, name))
+            ui.presetSelector.setCurrentIndex(ui.presetSelector.findData(parameters.preset))
+            choose(ui.prealignSelector, parameters.prealign)
+            choose(ui.deviceSelector, parameters.device)
+            ui.threadsSpinBox.setValue(parameters.threads)
+            ui.seedSpinBox.setValue(parameters.seed)
+            ui.timeSpinBox.setValue(int(parameters.time_budget))
+            ui.resampleCheckBox.setChecked(parameters.resample)
+            ui.volumeSelector.setEnabled(parameters.resample)
+            if preset := protocol.presets().get(parameters.preset):
+                ui.presetLabel.setText(preset.purpose[:1].upper() + preset.purpose[1:])
+                ui.presetLabel.setToolTip(preset.source)
+                self._form.show(preset.settings, parameters.overrides.get(preset.name, {}))
+        finally:
+            self._updating = False
+        self._show_button()
+
+    # ---------------------------------------------------------------------------------------- devices
+
+    def _on_advanced_opened(self) -> None:
+        """The devices are the worker's to know; without PyTorch there is nothing to ask yet."""
+        from . import dependencies
+
+        if not read(self.ui.advancedSection, "collapsed") and dependencies.satisfied("torch", dependencies.TORCH):
+            self.registrations.process.start()
+
+    def _on_hello(self, data: dict[str, Any]) -> None:
+        self._log(", ".join(f"{name} {version}" for name, version in data["versions"].items()))
+        self._updating = True
+        self._show_devices()
+        choose(self.ui.deviceSelector, self.parameters.device)
+        self._updating = False
+
+    def _show_devices(self) -> None:
+        known = self.registrations.process.devices or [{"id": "cpu", "name": "CPU"}]
+        entries = [(device["name"], device["id"]) for device in known]
+        fill(self.ui.deviceSelector, [(_("Automatic"), "auto"), *entries])
+
+    # ------------------------------------------------------------------------------------------- run
+
+    def on_apply(self) -> None:
+        """The button: register, or cancel."""
+        if self.run is not None:
+            self.run.cancel()
+            if self.run is not None:
+                self._show_button()
+            return
+        self.show_idle()
+        self.ui.logText.clear()
+        try:
+            run = self.registrations.start(Request.of(self.parameters))
+        except UserError as error:
+            self.show_error(error)
+            return
+        self.run = run
+        run.progress.connect(self._on_progress)
+        run.alive.connect(self._on_alive)
+        run.log.connect(self._log)
+        run.finished.connect(self._on_finished)
+        self._progressed = False
+        self._tell(_("Preparing…"))
+        self.ui.progressBar.setMaximum(0)
+        self.ui.progressBar.setVisible(True)
+        self._show_button()
+
+    def _on_alive(self, seconds: float | None) -> None:
+        if seconds is None:
+            self._tell(_("The registration process has not answered for a while. Wait for it, or cancel."))
+        elif not self._progressed:
+            self._tell(_("Preparing… {time}").format(time=duration(seconds)))
+
+    def _on_progress(self, data: dict[str, Any]) -> None:
+        self._progressed = True
+        bar = self.ui.progressBar
+        bar.setMaximum(1000)
+        bar.setValue(int(1000 * data["step"] / max(1, data["steps"])))
+        loss = f"{data['loss']:.4g}" if data["loss"] is not None else "-"
+        stage = str(data["stage"]).capitalize()
+        text = _("{stage}: step {step} of {steps}, loss {loss}, {left} left")
+        text = text.format(stage=stage, step=data["step"], steps=data["steps"], loss=loss, left=duration(data["eta"]))
+        self._tell(text)
+
+    def _on_finished(self) -> None:
+        run, self.run = self.run, None
+        self.show_idle()
+        if run.state == DONE:
+            self._show_done(run)
+        elif run.state == CANCELLED:
+            self._tell(_("Cancelled. The scene is as it was."))
+        else:
+            self.show_error(run.error)
+
+    def _show_done(self, run: Run) -> None:
+        # So that registering again replaces this result instead of adding another.
+        with slicer.util.NodeModify(self.parameters.node):
+            self.parameters.output_transform = run.transform
+            if run.volume is not None:
+                self.parameters.output_volume = run.volume
+        text = _("Done in {time}: {moving} is under the transform {transform}.")
+        moving = run.transform.GetNodeReference("INRRegistration.Moving").GetName()
+        text = text.format(time=duration(run.seconds), moving=moving, transform=run.transform.GetName())
+        self._tell(text)
+        if run.warnings:
+            self._show_box(WARNING_STYLE, _("Look at this result with care"), " ".join(run.warnings))
+        for name, value in run.metrics.items():
+            self._log(f"{name}: {value}")
+
+    # --------------------------------------------------------------------------------------- display
+
+    def show_idle(self) -> None:
+        """Nothing runs: no progress, no error."""
+        self.ui.progressBar.setVisible(False)
+        self.ui.errorLabel.setVisible(False)
+        self._show_button()
+
+    def show_error(self, error: UserError) -> None:
+        """Say in the panel what went wrong and what to do about it."""
+        self._tell("")
+        self._show_box(ERROR_STYLE, error.message, error.hint)
+        self._log(f"{error.message} {error.hint}")
+
+    def _show_box(self, style: str, title: str, text: str) -> None:
+        label = self.ui.errorLabel
+        label.setStyleSheet(style)
+        label.setText(f"<b>{html.escape(title)}</b><br>{html.escape(text)}")
+        label.setVisible(True)
+
+    def _tell(self, text: str) -> None:
+        self.ui.statusLabel.setText(text)
+        self.ui.statusLabel.setVisible(bool(text))
+
+    def _show_button(self) -> None:
+        button = self.ui.applyButton
+        running = self.run is not None
+        cancelling = running and self.run.state == "cancelling"
+        for section in ("inputsSection", "outputsSection", "moreSection", "advancedSection"):
+            getattr(self.ui, section).setEnabled(not running)
+        button.setText(_("Cancelling…") if cancelling else _("Cancel") if running else _("Register"))
+        if running:
+            button.setEnabled(not cancelling)
+            button.setToolTip("")
+            return
+        try:
+            Request.of(self.parameters).check()
+        except UserError as reason:
+            button.setEnabled(False)
+            button.setToolTip(str(reason))
+            self._tell(str(reason))
+        else:
+            button.setEnabled(True)
+            button.setToolTip(_("Move the moving volume onto the fixed one"))
+            self._tell("")
+
+    def _log(self, text: str) -> None:
+        self.ui.logText.appendPlainText(text)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: '8 s', '2 min 5 s'."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return _("less than 1 s")
+    seconds = round(seconds)
+    return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"

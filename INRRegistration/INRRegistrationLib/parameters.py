@@ -1,0 +1,82 @@
+"""The panel's parameters, kept in the scene: a typed view of one vtkMRMLScriptedModuleNode."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import slicer
+
+from inrreg.protocol import DEFAULT_PRESET
+
+MODULE = "INRRegistration"
+
+
+class Value:
+    """A parameter held as JSON text under its own name; its default where absent or damaged."""
+
+    def __init__(self, default: Any) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, parameters: Parameters, owner: type | None = None) -> Any:
+        try:
+            value = json.loads(parameters.node.GetParameter(self.name))
+        except ValueError:
+            return self.default
+        return value if type(value) is type(self.default) else self.default
+
+    def __set__(self, parameters: Parameters, value: Any) -> None:
+        parameters.node.SetParameter(self.name, json.dumps(value))
+
+
+class Node:
+    """A parameter that refers to a node of the scene, or to none."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, parameters: Parameters, owner: type | None = None) -> Any:
+        return parameters.node.GetNodeReference(self.name)
+
+    def __set__(self, parameters: Parameters, node: Any) -> None:
+        parameters.node.SetNodeReferenceID(self.name, node.GetID() if node else None)
+
+
+class Parameters:
+    """What a registration from the panel needs. `segments` names the chosen ones, none meaning all."""
+
+    fixed, moving = Node(), Node()
+    fixed_mask, moving_mask = Node(), Node()
+    fixed_mask_segments, moving_mask_segments = Value([]), Value([])
+    fixed_labels, moving_labels = Node(), Node()
+    initial_transform = Node()
+    output_transform, output_volume = Node(), Node()
+    resample = Value(True)
+    prealign = Value("none")
+    preset = Value(DEFAULT_PRESET)
+    overrides = Value({})
+    """Settings that differ from the preset's, by preset and name."""
+    device = Value("auto")
+    threads, seed = Value(0), Value(0)
+    time_budget = Value(0.0)
+
+    def __init__(self, node: Any) -> None:
+        self.node = node
+
+    @classmethod
+    def of_scene(cls) -> Parameters:
+        """The scene's own parameters, made where there are none yet."""
+        scene = slicer.mrmlScene
+        node = scene.GetSingletonNode(MODULE, "vtkMRMLScriptedModuleNode")
+        if node is None:
+            node = scene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
+            node.UnRegister(None)
+            node.SetSingletonTag(MODULE)
+            node.SetName(scene.GenerateUniqueName(MODULE))
+            node = scene.AddNode(node)
+        # Closing a scene keeps singletons but takes their attributes.
+        node.SetAttribute("ModuleName", MODULE)
+        return cls(node)

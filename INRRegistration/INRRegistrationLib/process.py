@@ -1,0 +1,201 @@
+"""The worker process, seen from Slicer: started once, kept warm, and never left behind."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import qt
+
+from inrreg.protocol import EVENTS, Message, UserError
+
+from .signal import Signal
+
+CANCEL_GRACE = 3000
+"""Milliseconds that the worker has to answer a cancellation before it is ended."""
+KILL_GRACE = 500
+"""Milliseconds from the polite end (its stdin closed, then terminate) to kill."""
+SILENCE = 15000
+"""Milliseconds without a word from a worker at work, which sends a heartbeat each second, until we say so."""
+TAIL = 30
+"""Lines of stderr that are kept for the message when the process dies."""
+
+
+def command() -> list[str]:
+    """Program and arguments that start the worker. Raises `UserError` where Slicer's Python is not found."""
+    # Inside Slicer, sys.executable may be Slicer itself; its Python is on the path there.
+    program = shutil.which("PythonSlicer") or sys.executable
+    if "python" not in Path(program).name.lower():
+        raise UserError("python", "Slicer's Python was not found.", "Reinstall Slicer.")
+    return [program, "-m", "inrreg.worker"]
+
+
+class WorkerProcess:
+    """Starts the worker on the first job, hands it commands, passes on its events.
+
+    Signals: `hello` (data), `event` (message of the current request), `output` (line of text), `silent` ()
+    when it should have said something, and `ended` (error) when it ended unasked, or could not start.
+    Events of other requests are dropped.
+    """
+
+    def __init__(self) -> None:
+        self.hello, self.event, self.output = Signal(), Signal(), Signal()
+        self.silent, self.ended = Signal(), Signal()
+        self.devices: list[dict[str, str]] = []
+        self._process: Any = None
+        self._ready = False
+        self._pending: Message | None = None
+        self._request = ""
+        self._tail: list[str] = []
+        self._kill_timer = _timer(self._on_overdue)
+        self._silence_timer = _timer(lambda *_: self.silent.emit())
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process, ready or not."""
+        return self._process is not None
+
+    @property
+    def process_id(self) -> int:
+        """The process's id, 0 without one."""
+        return int(self._process.processId()) if self._process is not None else 0
+
+    def start(self) -> None:
+        """Start the worker unless it runs. Failure comes through `ended`, or as `UserError` at once."""
+        if self._process is not None:
+            return
+        program, *arguments = command()
+        process = qt.QProcess()
+        # `python -m` looks for modules in the working directory: no environment has to be passed through
+        # Slicer's launcher.
+        process.setWorkingDirectory(str(Path(__file__).resolve().parents[1]))
+        self._process, self._ready, self._tail = process, False, []
+        buffers = {"out": b"", "err": b""}
+        process.readyReadStandardOutput.connect(lambda *_: self._read(process, buffers))
+        process.readyReadStandardError.connect(lambda *_: self._read(process, buffers))
+        process.finished.connect(lambda *_: self._on_finished(process, buffers))
+        process.errorOccurred.connect(lambda error, *_: self._on_error(process, error))
+        process.start(program, arguments)
+
+    def submit(self, folder: Path, job: str, **options: Any) -> None:
+        """Register the job in a folder; its events follow. A worker that is not there yet is started."""
+        self._kill_timer.stop()
+        self._request = uuid.uuid4().hex
+        self._pending = Message("register", {"folder": str(folder), **options}, self._request, job)
+        self._silence_timer.start(SILENCE)
+        self.start()
+        self._send_pending()
+
+    def cancel(self) -> None:
+        """Ask the worker to cancel the current request; end it where it does not answer in time."""
+        if self._pending is not None:
+            request = self._request
+            self._forget()
+            self.event.emit(Message("cancelled", {}, request))
+        elif self._process is not None:
+            self._write(Message("cancel", {}, self._request))
+            self._kill_timer.start(CANCEL_GRACE)
+
+    def stop(self) -> None:
+        """End the worker now, without a word: closed stdin ends it, and kill what does not obey."""
+        self._forget()
+        process, self._process = self._process, None
+        if process is None or process.state() == qt.QProcess.NotRunning:
+            return
+        process.closeWriteChannel()
+        if not process.waitForFinished(KILL_GRACE):
+            process.terminate()
+            if not process.waitForFinished(KILL_GRACE):
+                process.kill()
+                process.waitForFinished(KILL_GRACE)
+
+    # --------------------------------------------------------------------------------------- events
+
+    def _send_pending(self) -> None:
+        if self._ready and self._pending is not None:
+            message, self._pending = self._pending, None
+            self._write(message)
+
+    def _write(self, message: Message) -> None:
+        # Writing to a process that has ended reports success; its end comes through `finished`.
+        self._process.write(message.encode().encode("utf-8") + b"\n")
+
+    def _read(self, process: Any, buffers: dict[str, bytes]) -> None:
+        """Take what has arrived, split it into whole lines and keep the rest."""
+        channels = (
+            ("out", process.readAllStandardOutput, self._take_event),
+            ("err", process.readAllStandardError, self._take_text),
+        )
+        for name, read, take in channels:
+            *lines, buffers[name] = (buffers[name] + read().data()).split(b"\n")
+            for line in lines:
+                if process is self._process and line.strip():
+                    take(line.decode("utf-8", "replace").rstrip())
+
+    def _take_event(self, line: str) -> None:
+        try:
+            message = Message.decode(line, EVENTS)
+        except ValueError:
+            self._take_text(line)
+            return
+        if message.kind == "hello":
+            self.devices, self._ready = message.data["devices"], True
+            self.hello.emit(message.data)
+            self._send_pending()
+        elif message.request in ("", self._request) and self._request:
+            if message.kind in ("result", "cancelled", "error"):
+                self._forget()
+            else:
+                self._silence_timer.start(SILENCE)
+            self.event.emit(message)
+
+    def _take_text(self, line: str) -> None:
+        self._tail = [*self._tail, line][-TAIL:]
+        self.output.emit(line)
+
+    def _on_finished(self, process: Any, buffers: dict[str, bytes]) -> None:
+        for name in buffers:
+            buffers[name] += b"\n"
+        self._read(process, buffers)
+        process.deleteLater()
+        if process is self._process:
+            last = f" Its last words: {self._tail[-1]}" if self._tail else ""
+            hint = "Register again to restart it; the log holds what it printed."
+            self._end(UserError("worker", f"The registration process ended unexpectedly.{last}", hint))
+
+    def _on_error(self, process: Any, error: Any) -> None:
+        # A process that fails to start emits no `finished`.
+        if process is self._process and error == qt.QProcess.FailedToStart:
+            program = process.program()
+            process.deleteLater()
+            hint = "Check that Slicer is installed completely."
+            self._end(UserError("start", f"The registration process could not start ({program}).", hint))
+
+    def _on_overdue(self, *_: Any) -> None:
+        """The worker did not answer a cancellation: it hangs."""
+        request = self._request
+        self.stop()
+        self.event.emit(Message("cancelled", {}, request))
+
+    def _forget(self) -> None:
+        """There is no current request any more."""
+        self._kill_timer.stop()
+        self._silence_timer.stop()
+        self._pending, self._request = None, ""
+
+    def _end(self, error: UserError) -> None:
+        self._forget()
+        self._process, self._ready = None, False
+        # Not from within `start`: its caller is not ready to hear of it.
+        qt.QTimer.singleShot(0, lambda: self.ended.emit(error))
+
+
+def _timer(slot: Any) -> Any:
+    """A timer that fires once after each start."""
+    timer = qt.QTimer()
+    timer.setSingleShot(True)
+    timer.timeout.connect(slot)
+    return timer

@@ -1,0 +1,120 @@
+"""What to register, as nodes and settings: checked, and turned into a job folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inrreg import protocol
+from inrreg.protocol import Job, UserError
+
+from . import export, hierarchy
+from .parameters import Parameters
+
+
+@dataclass
+class Request:
+    """One registration: MRML nodes and plain settings, named as in `inrreg.protocol.Job`."""
+
+    fixed: Any
+    moving: Any
+    preset: str = protocol.DEFAULT_PRESET
+    overrides: dict[str, Any] = field(default_factory=dict)
+    fixed_mask: Any = None
+    moving_mask: Any = None
+    fixed_mask_segments: list[str] = field(default_factory=list)
+    moving_mask_segments: list[str] = field(default_factory=list)
+    fixed_labels: Any = None
+    moving_labels: Any = None
+    initial_transform: Any = None
+    prealign: str = "none"
+    device: str = "auto"
+    threads: int = 0
+    seed: int = 0
+    time_budget: float = 0.0
+    output_transform: Any = None
+    output_volume: Any = None
+    resample: bool = True
+
+    @classmethod
+    def of(cls, parameters: Parameters) -> Request:
+        """What the scene's parameters say."""
+        names = [name for name in cls.__dataclass_fields__ if name != "overrides"]
+        values = {name: getattr(parameters, name) for name in names}
+        return cls(**values, overrides=parameters.overrides.get(parameters.preset, {}))
+
+    def check(self) -> None:
+        """Raise `UserError` with what is missing or contradictory; the first thing first."""
+        fixed, moving = self.fixed, self.moving
+        if fixed is None:
+            raise UserError("input", "Choose a fixed volume.")
+        if moving is None:
+            raise UserError("input", "Choose a moving volume.")
+        if fixed is moving:
+            raise UserError("input", "Fixed and moving volume are the same.", "Choose two volumes.")
+        for node in (fixed, moving):
+            if node.GetImageData() is None:
+                raise UserError("image", f"'{node.GetName()}' holds no image.", "Choose another volume.")
+        if (self.fixed_labels is None) != (self.moving_labels is None):
+            raise UserError("labels", "Structure labels are needed for both volumes.", "Choose both or neither.")
+        self._check_transforms()
+        if self.resample and self.output_volume is not None and self.output_volume in (fixed, moving):
+            raise UserError("output", "The output volume would overwrite an input.", "Choose another output volume.")
+        if self.prealign not in protocol.PREALIGNMENTS:
+            raise UserError("job", f"There is no prealignment '{self.prealign}'.")
+        protocol.preset(self.preset).settings.override(self.overrides)
+
+    def _check_transforms(self) -> None:
+        output, above_moving = self.output_transform, hierarchy.kept(self.moving, self.moving)
+        if output is not None and output in hierarchy.chain(self.fixed):
+            hint = "Choose another output transform."
+            raise UserError("output", f"The fixed volume is under '{output.GetName()}'.", hint)
+        if output is not None and output in above_moving:
+            hint = "It would be overwritten; choose another output transform."
+            raise UserError("output", f"The moving volume is under '{output.GetName()}'.", hint)
+        initial = self.initial_transform
+        if initial is not None and initial in above_moving:
+            hint = "It takes part already; choose no initial transform."
+            raise UserError("initial", f"The moving volume is under '{initial.GetName()}'.", hint)
+        if initial is not None and initial is output:
+            raise UserError(
+                "initial", "The initial transform would be overwritten.", "Choose another output transform."
+            )
+
+    def gather(self, folder: Path, job_id: str) -> Callable[[], Job]:
+        """Read the scene, and return what writes the job folder; that is safe off the GUI thread.
+
+        Raises `UserError` where a node cannot be exported.
+        """
+        fixed, moving = self.fixed, self.moving
+        frame = hierarchy.frame(fixed, moving)
+
+        def above(node: Any) -> Any:
+            return hierarchy.to_frame(node, frame, moving)
+
+        snapshots = {"fixed": export.volume(fixed, above(fixed)), "moving": export.volume(moving, above(moving))}
+        for side in ("fixed", "moving"):
+            if mask := getattr(self, f"{side}_mask"):
+                chosen = getattr(self, f"{side}_mask_segments")
+                snapshots[f"{side}_mask"] = export.labels(mask, above(mask), chosen=chosen)
+        if self.fixed_labels is not None:
+            values = export.common_segments(self.fixed_labels, self.moving_labels)
+            for name in ("fixed_labels", "moving_labels"):
+                node = getattr(self, name)
+                snapshots[name] = export.labels(node, above(node), values=values)
+        files = {name: f"{name}.nrrd" for name in snapshots}
+        if self.initial_transform is not None:
+            files["initial_transform"] = "initial_transform.h5"
+            export.transform(self.initial_transform, frame, moving)(folder / files["initial_transform"])
+        plain = ("prealign", "preset", "overrides", "device", "threads", "seed", "time_budget")
+        job = Job(**files, **{name: getattr(self, name) for name in plain}, id=job_id)
+
+        def write() -> Job:
+            for name, snapshot in snapshots.items():
+                snapshot.write(folder / files[name])
+            job.save(folder)
+            return job
+
+        return write

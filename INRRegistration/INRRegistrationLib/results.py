@@ -1,0 +1,109 @@
+"""Result folder to scene. Files are read off the GUI thread; nodes are made only once everything is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util import numpy_support
+
+from . import hierarchy, nrrd
+
+
+def read_grid(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A displacement field as Slicer wants it: RAS vectors, shape (k, j, i, 3), and the matrix to RAS.
+
+    The file holds LPS vectors from fixed to moving space. Safe off the GUI thread; raises `UserError`.
+    """
+    vectors, matrix = nrrd.read(path)
+    return vectors * np.array([-1, -1, 1], vectors.dtype), matrix
+
+
+def grid_transform(vectors: np.ndarray, matrix: np.ndarray) -> Any:
+    """A grid transform with linear interpolation from what `read_grid` gives; the voxels are not copied."""
+    image, direction = _image(vectors, matrix)
+    transform = slicer.vtkOrientedGridTransform()
+    transform.SetDisplacementGridData(image)
+    transform.SetGridDirectionMatrix(slicer.util.vtkMatrixFromArray(direction))
+    transform.SetInterpolationModeToLinear()
+    return transform
+
+
+def show_transform(transform: Any, node: Any, fixed: Any, moving: Any, attributes: dict[str, str]) -> Any:
+    """Put a transform, from parent, into `node` or a new one, and the moving volume below it.
+
+    Everything that listens is told once, at the end.
+    """
+    scene = slicer.mrmlScene
+    if node is None:
+        name = scene.GenerateUniqueName(f"{moving.GetName()} to {fixed.GetName()}")
+        node = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", name)
+    with slicer.util.NodeModify(node):
+        node.SetAndObserveTransformFromParent(transform)
+        node.SetAttribute(hierarchy.OUTPUT, "1")
+        for name, value in attributes.items():
+            node.SetAttribute(f"INRRegistration.{name}", value)
+        node.SetNodeReferenceID(hierarchy.FIXED, fixed.GetID())
+        node.SetNodeReferenceID(hierarchy.MOVING, moving.GetID())
+    hierarchy.place(node, fixed, moving)
+    return node
+
+
+def show_volume(array: np.ndarray, matrix: np.ndarray, node: Any, fixed: Any, moving: Any, frame: Any) -> Any:
+    """Put the resampled moving image, shape (k, j, i), into `node` or a new volume.
+
+    It takes the fixed volume's place in the hierarchy where it has the fixed volume's grid. A fixed volume
+    under a non-linear transform was resampled: then the result stands where `matrix` says, in the frame.
+    """
+    scene = slicer.mrmlScene
+    if node is None:
+        name = scene.GenerateUniqueName(f"{moving.GetName()} registered")
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    geometry, parent = vtk.vtkMatrix4x4(), fixed.GetParentTransformNode()
+    fixed.GetIJKToRASMatrix(geometry)
+    above_fixed = hierarchy.linear(hierarchy.to_frame(fixed, frame, moving))
+    if above_fixed is None or not np.allclose(above_fixed @ slicer.util.arrayFromVTKMatrix(geometry), matrix):
+        geometry, parent = slicer.util.vtkMatrixFromArray(matrix), frame
+    image, _ = _image(array, np.eye(4))
+    if node.GetDisplayNode() is None:
+        _display_like(moving, node)
+    with slicer.util.NodeModify(node):
+        node.SetIJKToRASMatrix(geometry)
+        node.SetAndObserveImageData(image)
+        node.SetAndObserveTransformNodeID(parent.GetID() if parent else None)
+    return node
+
+
+def _display_like(moving: Any, node: Any) -> None:
+    """Show a volume as the moving one is shown.
+
+    Window and level are taken over as numbers, since both are to look alike; finding them anew, or copying
+    the whole node, takes Slicer 50 to 250 ms for a large volume.
+    """
+    known = moving.GetDisplayNode()
+    if known is None:
+        node.CreateDefaultDisplayNodes()
+        return
+    display = slicer.mrmlScene.AddNewNodeByClass(known.GetClassName())
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevel(known.GetWindow(), known.GetLevel())
+    display.SetAndObserveColorNodeID(known.GetColorNodeID())
+    node.SetAndObserveDisplayNodeID(display.GetID())
+
+
+def _image(array: np.ndarray, matrix: np.ndarray) -> tuple[vtk.vtkImageData, np.ndarray]:
+    """An image of an array (k, j, i[, component]) with the spacing and origin of a matrix, and its 4 x 4 direction."""
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    direction = np.eye(4)
+    direction[:3, :3] = matrix[:3, :3] / spacing
+    image = vtk.vtkImageData()
+    image.SetDimensions(*array.shape[2::-1])
+    image.SetSpacing(*spacing)
+    image.SetOrigin(*matrix[:3, 3])
+    flat = np.ascontiguousarray(array).reshape(-1, array.shape[3] if array.ndim == 4 else 1)
+    # numpy_to_vtk keeps a reference to the NumPy array, whose memory it shares.
+    image.GetPointData().SetScalars(numpy_support.numpy_to_vtk(flat))
+    return image, direction

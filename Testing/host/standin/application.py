@@ -1,0 +1,165 @@
+"""`slicer.app`, `slicer.modules` and the scene: puts the stand-ins where a module imports them from."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+from PySide6 import QtCore, QtWidgets
+
+from . import qmrml, qtshell
+
+
+class ModuleManager:
+    """Tells widgets that their module is about to be unloaded."""
+
+    def __init__(self):
+        self._slots = []
+
+    def connect(self, signal, slot):
+        self._slots.append(slot)
+
+    def disconnect(self, signal, slot):
+        self._slots.remove(slot)
+
+    def unload(self, name):
+        for slot in list(self._slots):
+            slot(name)
+
+
+class Application:
+    """The part of qSlicerApplication that panels use; anything else raises `AttributeError`."""
+
+    applicationName = "Slicer stand-in"
+
+    def __init__(self):
+        self._application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["host"])
+        self._application.setOrganizationName("INRRegistration tests")
+        self._modules = ModuleManager()
+        self.aboutToQuit = self._application.aboutToQuit
+        self.testing = True
+
+    def processEvents(self):
+        QtCore.QCoreApplication.processEvents()
+        # Without the event loop's own turn, objects given to deleteLater would stay.
+        QtCore.QCoreApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
+
+    def testingEnabled(self):
+        return self.testing
+
+    def moduleManager(self):
+        return self._modules
+
+    def layoutManager(self):
+        return None
+
+    def topLevelWidgets(self):
+        return self._application.topLevelWidgets()
+
+    def setOverrideCursor(self, cursor):
+        self._application.setOverrideCursor(cursor)
+
+    def restoreOverrideCursor(self):
+        self._application.restoreOverrideCursor()
+
+
+def start_qt():
+    """Make `qt`, `ctk`, `slicer.app` and their like importable; the module `slicer`."""
+    import slicer
+
+    if "qt" in sys.modules:
+        return slicer
+    sys.modules["qt"], sys.modules["ctk"] = qtshell.make_qt(), qtshell.make_ctk()
+    qtshell.Loader.custom = {
+        "qMRMLWidget": qmrml.qMRMLWidget,
+        "qMRMLNodeComboBox": qmrml.qMRMLNodeComboBox,
+        "ctkCollapsibleButton": qtshell.ctkCollapsibleButton,
+    }
+    i18n = types.ModuleType("slicer.i18n")
+    i18n.tr = lambda text: text
+    i18n.translate = lambda context, text: text
+    sys.modules["slicer.i18n"] = slicer.i18n = i18n
+    slicer.qMRMLWidget, slicer.qMRMLNodeComboBox = qmrml.qMRMLWidget, qmrml.qMRMLNodeComboBox
+    slicer.modules = types.SimpleNamespace()
+    slicer.app = Application()
+    sys.modules["slicer.ScriptedLoadableModule"] = importlib.import_module("standin.scripted")
+    return slicer
+
+
+def start(temporary: Path):
+    """Make this process look like Slicer, with an empty scene, and settings and files below `temporary`."""
+    slicer = start_qt()
+    Path(temporary).mkdir(parents=True, exist_ok=True)
+    slicer.app.temporaryPath = str(temporary)
+    settings = QtCore.QSettings
+    settings.setDefaultFormat(settings.Format.IniFormat)
+    for form in (settings.Format.IniFormat, settings.Format.NativeFormat):
+        settings.setPath(form, settings.Scope.UserScope, str(temporary))
+    slicer.mrmlScene = make_scene(slicer)
+    return slicer
+
+
+_logics = []
+"""Module logics live as long as their scene."""
+
+
+def make_scene(slicer):
+    """An empty scene that knows the nodes of the modules, with Slicer's default nodes."""
+    qmrml.forget_all()
+    for logic in _logics:
+        logic.SetMRMLScene(None)
+    _logics.clear()
+    scene = slicer.vtkMRMLScene()
+    for name in ("MRMLApplicationLogic", "MRMLColorLogic", "SlicerSegmentationsModuleLogic", "SlicerTransformLogic"):
+        logic = getattr(slicer, f"vtk{name}")()
+        logic.SetMRMLScene(scene)
+        _logics.append(logic)
+    return scene
+
+
+def load_module(path: Path):
+    """Load a scripted module and open its panel; returns its widget object."""
+    import slicer
+
+    path = Path(path)
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    name = path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    source = importlib.util.module_from_spec(spec)
+    sys.modules[name] = source
+    spec.loader.exec_module(source)
+    parent = types.SimpleNamespace(path=str(path))
+    getattr(source, name)(parent)
+    panel = qmrml.qSlicerScriptedLoadableModuleWidget(name)
+    panel.setMRMLScene(slicer.mrmlScene)
+    module = types.SimpleNamespace(path=str(path), parent=parent, widgetRepresentation=lambda: panel)
+    setattr(slicer.modules, name.lower(), module)
+    panel.reload()
+    return getattr(slicer.modules, f"{name}Widget")
+
+
+def unload_module(name: str):
+    """As when Slicer exits."""
+    import slicer
+
+    slicer.app.moduleManager().unload(name)
+    getattr(slicer.modules, name.lower()).widgetRepresentation().deleteLater()
+    delattr(slicer.modules, f"{name}Widget")
+    slicer.app.processEvents()
+
+
+def load_volume(path: Path):
+    """Read a volume file through the real storage node, as Slicer's Add data does."""
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", Path(path).stem)
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetFileName(str(path))
+    if not storage.ReadData(node):
+        raise OSError(f"{path} cannot be read")
+    node.CreateDefaultDisplayNodes()
+    return node

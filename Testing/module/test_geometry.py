@@ -1,0 +1,316 @@
+"""Volumes, segmentations and transforms on their way to files and back: points end where they should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK
+import vtk
+
+LPS = np.diag([-1.0, -1.0, 1.0])
+
+
+@pytest.fixture
+def lib(slicer):
+    """The package's modules, importable once the host runs."""
+    from INRRegistrationLib import export, hierarchy, nrrd, request, results
+
+    class Modules:
+        pass
+
+    Modules.export, Modules.hierarchy, Modules.nrrd = export, hierarchy, nrrd
+    Modules.request, Modules.results = request, results
+    return Modules
+
+
+@pytest.fixture
+def oblique(slicer):
+    """A left-handed, oblique, anisotropic volume of random voxels."""
+    array = np.random.default_rng(0).integers(-1000, 1000, (5, 7, 9)).astype(np.int16)
+    node = slicer.util.addVolumeFromArray(array)
+    node.SetName("Oblique")
+    axes = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    if np.linalg.det(axes) > 0:
+        axes[:, 0] *= -1
+    matrix = np.eye(4)
+    matrix[:3, :3] = axes * [1.5, 0.7, 4.0]
+    matrix[:3, 3] = [10, -20, 30]
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    return node
+
+
+def linear(slicer, name, matrix):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+    node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    return node
+
+
+def rigid(angle, shift):
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    matrix[:3, 3] = shift
+    return matrix
+
+
+def bump(slicer, lib, name="Bump", size=6.0, fixed=None, moving=None):
+    """A grid transform node, from parent, that moves the middle by `size` mm in R."""
+    k, j, i = np.meshgrid(*[np.linspace(-1, 1, 12)] * 3, indexing="ij")
+    vectors = np.zeros((12, 12, 12, 3))
+    vectors[..., 0] = size * np.clip((1 - i**2) * (1 - j**2) * (1 - k**2), 0, 1)
+    matrix = np.diag([12.0, 12.0, 12.0, 1.0])
+    matrix[:3, 3] = -66
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", name)
+    node.SetAndObserveTransformFromParent(lib.results.grid_transform(vectors, matrix))
+    return node
+
+
+def world_of_voxel(slicer, node, index):
+    """Where Slicer shows a voxel, in LPS."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    point = np.array(matrix.MultiplyPoint([*index, 1])[:3])
+    node.TransformPointToWorld(point, point)
+    return LPS @ point
+
+
+def export(lib, node, path, moving=None):
+    frame = None
+    lib.export.volume(node, lib.hierarchy.to_frame(node, frame, moving or node)).write(path)
+    return SimpleITK.ReadImage(str(path))
+
+
+def test_an_oblique_volume_under_linear_transforms(slicer, lib, oblique, tmp_path):
+    outer = linear(slicer, "Outer", rigid(0.3, [5, 6, 7]))
+    inner = linear(slicer, "Inner", rigid(-0.8, [50, -6, 7]))
+    inner.SetAndObserveTransformNodeID(outer.GetID())
+    oblique.SetAndObserveTransformNodeID(inner.GetID())
+    nodes = slicer.mrmlScene.GetNumberOfNodes()
+    image = export(lib, oblique, tmp_path / "ö.nrrd")
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(image), slicer.util.arrayFromVolume(oblique))
+    for index in ((0, 0, 0), (8, 0, 0), (0, 6, 0), (0, 0, 4), (3, 2, 1)):
+        expected = world_of_voxel(slicer, oblique, index)
+        np.testing.assert_allclose(image.TransformIndexToPhysicalPoint(index), expected, atol=1e-9)
+    assert slicer.mrmlScene.GetNumberOfNodes() == nodes
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"])
+def test_every_voxel_type_survives(lib, tmp_path, kind):
+    array = np.arange(24).reshape(2, 3, 4).astype(kind)
+    lib.nrrd.write(tmp_path / "a.nrrd", array, np.eye(4))
+    image = SimpleITK.ReadImage(str(tmp_path / "a.nrrd"))
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(image), array)
+    again, matrix = lib.nrrd.read(tmp_path / "a.nrrd")
+    assert again.dtype == array.dtype
+    np.testing.assert_array_equal(again, array)
+    np.testing.assert_allclose(matrix, np.eye(4))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_fields_that_itk_wrote_are_read(lib, tmp_path, compressed):
+    vectors = np.random.default_rng(0).normal(size=(3, 4, 5, 3)).astype(np.float32)
+    image = SimpleITK.GetImageFromArray(vectors, isVector=True)
+    image.SetOrigin((1, 2, 3))
+    image.SetSpacing((0.5, 2, 4))
+    SimpleITK.WriteImage(image, str(tmp_path / "f.nrrd"), compressed)
+    read, matrix = lib.results.read_grid(tmp_path / "f.nrrd")
+    np.testing.assert_allclose(read, vectors * [-1, -1, 1])
+    np.testing.assert_allclose(matrix @ [1, 1, 1, 1], [-1.5, -4, 7, 1])
+
+
+@pytest.mark.parametrize("content", [b"", b"NRRD0004\n\n", b"NRRD0004\ntype: float\nsizes: 1 1 1\nencoding: hex\n\n"])
+def test_damaged_files_are_an_error_in_words(lib, tmp_path, content):
+    from inrreg.protocol import UserError
+
+    (tmp_path / "f.nrrd").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read"):
+        lib.nrrd.read(tmp_path / "f.nrrd")
+
+
+@pytest.mark.parametrize("kind", ["shear", "grid"])
+def test_what_a_file_cannot_hold_is_resampled(slicer, lib, pair, tmp_path, kind):
+    moving = pair[1]
+    moving.SetOrigin(-54, -48, -36)
+    if kind == "shear":
+        parent = linear(slicer, "Shear", np.array([[1, 0.2, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    else:
+        parent = bump(slicer, lib)
+    moving.SetAndObserveTransformNodeID(parent.GetID())
+    image = export(lib, moving, tmp_path / "m.nrrd")
+    voxels = slicer.util.arrayFromVolume(moving)
+    errors = []
+    for index in np.random.default_rng(0).integers([8, 8, 6], [28, 24, 18], (60, 3)):
+        point = world_of_voxel(slicer, moving, index)
+        errors.append(image.EvaluateAtPhysicalPoint(point.tolist()) - float(voxels[tuple(index[::-1])]))
+    assert np.abs(errors).mean() < 0.03 * np.ptp(voxels)
+
+
+def test_our_own_result_is_left_out_but_others_stay(slicer, lib, pair):
+    fixed, moving = pair
+    p = linear(slicer, "P", rigid(0.2, [1, 2, 3]))
+    moving.SetAndObserveTransformNodeID(p.GetID())
+    grid = bump(slicer, lib).GetTransformFromParent()
+    first = lib.results.show_transform(grid, None, fixed, moving, {})
+    assert lib.hierarchy.chain(moving) == [p, first]
+    assert lib.hierarchy.kept(moving, moving) == [p]
+    np.testing.assert_allclose(
+        lib.hierarchy.linear(lib.hierarchy.to_frame(moving, None, moving)), rigid(0.2, [1, 2, 3])
+    )
+    second = lib.results.show_transform(grid, None, fixed, moving, {})
+    assert lib.hierarchy.chain(moving) == [p, second]
+    assert first.GetParentTransformNode() is None
+    # Another volume that the user put under it is moved by it, like by any transform.
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Other")
+    other.SetAndObserveTransformNodeID(second.GetID())
+    assert lib.hierarchy.kept(other, other) == [second]
+
+
+def test_a_transform_above_both_stays_above_both(slicer, lib, pair):
+    fixed, moving = pair
+    shared = linear(slicer, "Table", rigid(0.5, [10, 20, 30]))
+    p = linear(slicer, "P", rigid(0.1, [1, 0, 0]))
+    p.SetAndObserveTransformNodeID(shared.GetID())
+    fixed.SetAndObserveTransformNodeID(shared.GetID())
+    moving.SetAndObserveTransformNodeID(p.GetID())
+    assert lib.hierarchy.frame(fixed, moving) is shared
+    np.testing.assert_allclose(lib.hierarchy.linear(lib.hierarchy.to_frame(fixed, shared, moving)), np.eye(4))
+    np.testing.assert_allclose(
+        lib.hierarchy.linear(lib.hierarchy.to_frame(moving, shared, moving)), rigid(0.1, [1, 0, 0])
+    )
+    unrelated = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Mask in the world")
+    expected = np.linalg.inv(rigid(0.5, [10, 20, 30]))
+    np.testing.assert_allclose(lib.hierarchy.linear(lib.hierarchy.to_frame(unrelated, shared, moving)), expected)
+    transform = lib.results.show_transform(bump(slicer, lib).GetTransformFromParent(), None, fixed, moving, {})
+    assert lib.hierarchy.chain(moving) == [p, transform, shared]
+
+
+def test_segments_become_a_mask_where_they_are(slicer, lib, oblique, tmp_path):
+    segmentation = make_segmentation(slicer, oblique, {"Liver": (1, 2, 3), "Spleen": (4, 5, 6)})
+    oblique.SetAndObserveTransformNodeID(linear(slicer, "P", rigid(0.3, [5, 6, 7])).GetID())
+    segmentation.SetAndObserveTransformNodeID(oblique.GetTransformNodeID())
+    above = lib.hierarchy.to_frame(segmentation, None, oblique)
+    spleen = segmentation.GetSegmentation().GetSegmentIdBySegmentName("Spleen")
+    nodes = slicer.mrmlScene.GetNumberOfNodes()
+    lib.export.labels(segmentation, above, chosen=[spleen]).write(tmp_path / "one.nrrd")
+    lib.export.labels(segmentation, above).write(tmp_path / "all.nrrd")
+    lib.export.labels(segmentation, above, values={"Liver": 5, "Spleen": 7}).write(tmp_path / "values.nrrd")
+    assert slicer.mrmlScene.GetNumberOfNodes() == nodes
+    for name, liver, spleen in (("one", 0, 1), ("all", 1, 1), ("values", 5, 7)):
+        image = SimpleITK.ReadImage(str(tmp_path / f"{name}.nrrd"))
+        assert value_at(image, world_of_voxel(slicer, oblique, (1, 2, 3))) == liver
+        assert value_at(image, world_of_voxel(slicer, oblique, (4, 5, 2))) == spleen
+        assert value_at(image, world_of_voxel(slicer, oblique, (8, 0, 0))) == 0
+
+
+def value_at(image, point):
+    index = image.TransformPhysicalPointToIndex(point.tolist())
+    inside = all(0 <= at < size for at, size in zip(index, image.GetSize(), strict=True))
+    return image[index] if inside else 0
+
+
+def make_segmentation(slicer, reference, blocks):
+    """A segmentation in the geometry of a volume; each segment a block of 2 voxels' size about an index."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Segmentation")
+    matrix = vtk.vtkMatrix4x4()
+    reference.GetIJKToRASMatrix(matrix)
+    shape = reference.GetImageData().GetDimensions()[::-1]
+    for name, (i, j, k) in blocks.items():
+        array = np.zeros(shape, np.uint8)
+        k = min(k, shape[0] - 1)
+        array[max(0, k - 2) : k + 2, max(0, j - 1) : j + 2, max(0, i - 1) : i + 2] = 1
+        image = slicer.vtkOrientedImageData()
+        image.SetDimensions(*shape[::-1])
+        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())[:] = array.ravel()
+        image.SetImageToWorldMatrix(matrix)
+        node.AddSegmentFromBinaryLabelmapRepresentation(image, name)
+    return node
+
+
+def test_structures_are_matched_by_name(slicer, lib, oblique):
+    from inrreg.protocol import UserError
+
+    one = make_segmentation(slicer, oblique, {"Liver": (1, 2, 3), "Spleen": (4, 5, 6)})
+    other = make_segmentation(slicer, oblique, {"Kidney": (1, 2, 3), "Spleen": (4, 5, 6)})
+    assert lib.export.common_segments(one, other) == {"Spleen": 1}
+    third = make_segmentation(slicer, oblique, {"Heart": (1, 2, 3)})
+    with pytest.raises(UserError, match="no segment name in common"):
+        lib.export.common_segments(one, third)
+    label_map = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
+    assert lib.export.common_segments(label_map, label_map) is None
+    with pytest.raises(UserError, match="two segmentations or two label maps"):
+        lib.export.common_segments(one, label_map)
+
+
+def test_what_cannot_be_exported_says_why(slicer, lib, oblique):
+    from inrreg.protocol import UserError
+
+    identity = vtk.vtkGeneralTransform()
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Empty")
+    with pytest.raises(UserError, match="'Empty' has no binary labelmap"):
+        lib.export.labels(empty, identity)
+    one = make_segmentation(slicer, oblique, {"Liver": (1, 2, 3)})
+    with pytest.raises(UserError, match="are empty"):
+        lib.export.labels(one, identity, chosen=["nobody"])
+    colour = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "Colour")
+    image = vtk.vtkImageData()
+    image.SetDimensions(2, 2, 2)
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
+    colour.SetAndObserveImageData(image)
+    with pytest.raises(UserError, match="several components"):
+        lib.export.volume(colour, identity)
+
+
+@pytest.mark.parametrize("kind", ["linear", "grid", "chain"])
+def test_an_initial_transform_maps_fixed_to_moving_points(slicer, lib, pair, tmp_path, kind):
+    moving = pair[1]
+    node = linear(slicer, "I", rigid(0.2, [3, 4, 5])) if kind == "linear" else bump(slicer, lib)
+    if kind == "chain":
+        node.SetAndObserveTransformNodeID(linear(slicer, "Above", rigid(0.2, [3, 4, 5])).GetID())
+    path = tmp_path / "initial_transform.h5"
+    lib.export.transform(node, None, moving)(path)
+    from inrreg.transforms import read_transform
+
+    known = read_transform(path)
+    toward = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, node, toward)
+    for point in np.random.default_rng(0).uniform(-40, 40, (20, 3)):
+        expected = LPS @ toward.TransformPoint(LPS @ point)
+        np.testing.assert_allclose(known.map(point[None])[0], expected, atol=0.02)
+
+
+def test_masks_reach_the_worker(user, slicer, pair, monkeypatch):
+    from INRRegistrationLib import run
+
+    fixed, moving = pair
+    user.choose(fixed, moving)
+    segmentation = make_segmentation(slicer, fixed, {"Liver": (10, 12, 13), "Spleen": (24, 15, 16)})
+    user.ui.moreSection.setCollapsed(False)
+    user.ui.fixedMaskSelector.setCurrentNode(segmentation)
+    user.ui.fixedLabelsSelector.setCurrentNode(segmentation)
+    assert "needed for both volumes" in user.ui.statusLabel.text
+    user.ui.movingLabelsSelector.setCurrentNode(segmentation)
+    button = user.ui.fixedSegmentsButton
+    assert button.visible
+    assert button.text == "All segments"
+    first = button.menu().actions()[0]
+    first.setChecked(False)
+    assert button.menu().actions()[0] is first
+    segmentation.GetSegmentation().GetNthSegment(1).SetName("Milz")
+    button.menu().aboutToShow.emit()
+    assert [action.text for action in button.menu().actions()] == ["Liver", "Milz"]
+    assert button.text == "1 of 2 segments"
+    user.screenshot("masks")
+    kept = {}
+    tidy = run._tidy
+
+    def look(folder, keep_result):
+        for path in folder.glob("*.nrrd"):
+            kept[path.stem] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+        tidy(folder, keep_result)
+
+    monkeypatch.setattr(run, "_tidy", look)
+    user.register()
+    assert set(kept) == {"fixed", "moving", "fixed_mask", "fixed_labels", "moving_labels", "resampled"}
+    assert kept["fixed_mask"].sum() == 4 * 3 * 3
+    assert set(np.unique(kept["fixed_labels"])) == {0, 1, 2}
+    assert "masks: True" in user.ui.logText.plainText

@@ -1,0 +1,376 @@
+"""The panel with the real worker process over a fake engine: what a user does, and what can go wrong."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+from conftest import snapshot
+
+
+def node_names(slicer):
+    scene = slicer.mrmlScene
+    return {scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())}
+
+
+def test_the_button_says_what_is_missing(user, slicer, pair):
+    fixed, moving = pair
+    assert not user.ui.applyButton.enabled
+    assert "Choose a fixed volume" in user.ui.statusLabel.text
+    user.screenshot("idle")
+    user.ui.fixedSelector.setCurrentNode(fixed)
+    assert "Choose a moving volume" in user.ui.statusLabel.text
+    user.ui.movingSelector.setCurrentNode(fixed)
+    assert "are the same" in user.ui.statusLabel.text
+    user.choose(fixed, moving)
+    assert user.ui.statusLabel.text == ""
+    assert user.ui.applyButton.enabled
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")
+    user.ui.movingSelector.setCurrentNode(empty)
+    assert "'Empty' holds no image" in user.ui.statusLabel.text
+
+
+def test_register(user, slicer, pair):
+    fixed, moving = pair
+    user.choose(fixed, moving, steps=30)
+    user.window.show_volumes(fixed, moving)
+    before = node_names(slicer)
+    user.click()
+    assert user.ui.applyButton.text == "Cancel"
+    assert not user.ui.inputsSection.enabled
+    user.wait(lambda: user.ui.progressBar.value > 100)
+    assert "Coarse: step" in user.ui.statusLabel.text
+    assert node_names(slicer) == before
+    seen = user.ui.progressBar.value
+    user.wait(lambda: user.ui.progressBar.value > seen)
+    user.screenshot("running-fake")
+    user.wait_for_end()
+    transform, volume = user.ui.transformSelector.currentNode(), user.ui.volumeSelector.currentNode()
+    assert moving.GetParentTransformNode() is transform
+    assert transform.GetClassName() == "vtkMRMLGridTransformNode"
+    assert transform.GetNodeReference("INRRegistration.Fixed") is fixed
+    assert transform.GetNodeReference("INRRegistration.Moving") is moving
+    assert transform.GetName() == "Moving to Fixed"
+    assert transform.GetTransformFromParent().IsA("vtkOrientedGridTransform")
+    display = volume.GetDisplayNodeID()
+    assert node_names(slicer) - before == {transform.GetID(), volume.GetID(), display}
+    assert "Done in" in user.ui.statusLabel.text
+    assert "Warning: The images overlap" in user.ui.logText.plainText
+    assert "The images overlap by 60 % only." in user.ui.errorLabel.text
+    user.screenshot("done-with-warning")
+    assert user.ui.applyButton.text == "Register"
+
+
+def test_the_result_is_the_engines(user, slicer, pair):
+    fixed, moving = pair
+    user.choose(fixed, moving)
+    transform = user.register()
+    result = Path(transform.GetAttribute("INRRegistration.Result"))
+    assert sorted(entry.name for entry in result.parent.iterdir()) == ["result"]
+    field = SimpleITK.ReadImage(str(result / "displacement.nrrd"), SimpleITK.sitkVectorFloat64)
+    known = SimpleITK.DisplacementFieldTransform(field)
+    lps = np.diag([-1.0, -1.0, 1.0])
+    rng = np.random.default_rng(0)
+    for point in rng.uniform([-60, -50, 10], [60, 60, 100], (50, 3)):
+        there = transform.GetTransformFromParent().TransformPoint(point)
+        np.testing.assert_allclose(there, lps @ known.TransformPoint(lps @ point), atol=1e-4)
+    grid = image_of(slicer, fixed)
+    expected = SimpleITK.Resample(image_of(slicer, moving), grid, known, SimpleITK.sitkLinear, 0)
+    volume = user.ui.volumeSelector.currentNode()
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(volume), SimpleITK.GetArrayFromImage(expected))
+    assert volume.GetOrigin() == fixed.GetOrigin()
+    assert volume.GetSpacing() == fixed.GetSpacing()
+
+
+def image_of(slicer, node):
+    """A volume node as SimpleITK sees it; for volumes without rotation."""
+    image = SimpleITK.GetImageFromArray(slicer.util.arrayFromVolume(node))
+    x, y, z = node.GetOrigin()
+    image.SetOrigin((-x, -y, z))
+    image.SetSpacing(node.GetSpacing())
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    return image
+
+
+def test_register_again_replaces_the_result(user, slicer, pair):
+    user.choose(*pair)
+    first = user.register()
+    nodes = node_names(slicer)
+    result = Path(first.GetAttribute("INRRegistration.Result"))
+    user.set_setting("bump", "1, 1, 1")
+    second = user.register()
+    assert second is first
+    assert not result.exists()
+    assert Path(second.GetAttribute("INRRegistration.Result")).is_dir()
+    assert node_names(slicer) == nodes
+    assert pair[1].GetParentTransformNode() is first
+    assert first.GetParentTransformNode() is None
+
+
+def test_another_pair_does_not_overwrite_the_result(user, slicer, pair):
+    user.choose(*pair)
+    first = user.register()
+    user.choose(pair[1], pair[0])
+    assert user.ui.transformSelector.currentNode() is None
+    user.choose(*pair)
+    second = user.register()
+    assert second is not first
+    assert pair[1].GetParentTransformNode() is second
+    assert second.GetParentTransformNode() is None
+
+
+def test_cancel_leaves_the_scene_as_it_was(user, slicer, pair):
+    user.choose(*pair, steps=10000)
+    before = snapshot(slicer)
+    user.click()
+    user.wait(lambda: user.ui.progressBar.value > 0)
+    start = time.monotonic()
+    user.click()
+    user.wait_for_end()
+    assert time.monotonic() - start < 1
+    assert "Cancelled" in user.ui.statusLabel.text
+    user.screenshot("cancelled")
+    assert snapshot(slicer) == before
+    worker = user.process.process_id
+    user.set_setting("steps", 5)
+    user.register()
+    assert user.process.process_id == worker
+
+
+def test_cancel_before_the_worker_is_ready(user, slicer, pair):
+    user.choose(*pair)
+    user.click()
+    user.click()
+    user.wait_for_end()
+    assert "Cancelled" in user.ui.statusLabel.text
+    user.register()
+
+
+def test_cancel_ends_a_worker_that_hangs(user, slicer, pair):
+    user.choose(*pair, behaviour="hang")
+    user.click()
+    beats = []
+    user.process.event.connect(lambda message: beats.append(message.kind))
+    user.wait(lambda: "heartbeat" in beats)
+    worker = user.process.process_id
+    user.click()
+    assert user.ui.applyButton.text == "Cancelling…"
+    user.wait_for_end(timeout=8)
+    assert not Path(f"/proc/{worker}").exists()
+    user.set_setting("behaviour", "register")
+    user.register()
+
+
+def test_a_silent_worker_is_told(user, pair, monkeypatch):
+    from INRRegistrationLib import process
+
+    monkeypatch.setattr(process, "SILENCE", 300)
+    user.choose(*pair, behaviour="hang")
+    user.click()
+    user.wait(lambda: "has not answered" in user.ui.statusLabel.text)
+    user.wait(lambda: "Preparing… 1 s" in user.ui.statusLabel.text)
+    user.panel.run.abort()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words", "hint"),
+    [
+        ("user-error", "The images hardly overlap", "Align them first"),
+        ("memory", "too little free memory", "crop or resample"),
+        ("gpu-memory", "graphics card has too little", "Choose the CPU"),
+        ("internal", "failed unexpectedly", "report"),
+        ("incomplete", "lacks model.json", "disk full"),
+        ("exit", "ended unexpectedly", "Register again"),
+    ],
+)
+def test_errors_are_told_in_words(user, slicer, pair, behaviour, words, hint):
+    user.choose(*pair, behaviour=behaviour)
+    before = snapshot(slicer)
+    user.click()
+    user.wait_for_end()
+    assert words in user.error
+    assert hint in user.error
+    user.screenshot(f"error-{behaviour}")
+    assert snapshot(slicer) == before
+    user.set_setting("behaviour", "register")
+    user.register()
+
+
+def test_error_without_torch_in_the_worker(user, slicer, pair, fake_engine):
+    fake_engine.append("--no-torch")
+    user.choose(*pair)
+    user.click()
+    user.wait_for_end()
+    assert "PyTorch is not installed, or cannot be loaded" in user.error
+    assert not user.process.running
+    user.screenshot("error-torch")
+    fake_engine.pop()
+    user.register()
+
+
+def test_error_when_the_worker_cannot_start(user, slicer, pair, fake_engine):
+    fake_engine[0] = "/nowhere/python"
+    user.choose(*pair)
+    user.click()
+    user.wait_for_end()
+    assert "could not start (/nowhere/python)" in user.error
+    user.screenshot("error-start")
+
+
+def test_error_when_the_disk_is_full(user, slicer, pair, monkeypatch):
+    from INRRegistrationLib import nrrd
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nrrd, "write", full)
+    user.choose(*pair)
+    user.click()
+    user.wait_for_end()
+    assert "No space left" in user.error
+    assert "temporary folder full" in user.error
+
+
+def test_a_volume_deleted_in_mid_run(user, slicer, pair):
+    user.choose(*pair, steps=20)
+    user.click()
+    user.wait(lambda: user.ui.progressBar.value > 0)
+    slicer.mrmlScene.RemoveNode(pair[1])
+    user.wait_for_end()
+    assert "was deleted while it was registered" in user.error
+
+
+def test_scene_close_in_mid_run(user, slicer, pair):
+    user.choose(*pair, steps=10000)
+    user.click()
+    user.wait(lambda: user.ui.progressBar.value > 0)
+    slicer.mrmlScene.Clear(0)
+    user.wait_for_end()
+    assert "Choose a fixed volume" in user.ui.statusLabel.text
+    assert not user.process.running
+    from INRRegistrationLib.selftest import make_pair
+
+    user.choose(*make_pair(), steps=3)
+    user.register()
+
+
+def test_reload_in_mid_run(user, slicer, pair):
+    user.choose(*pair, steps=10000)
+    user.click()
+    user.wait(lambda: user.ui.progressBar.value > 0)
+    worker = user.process.process_id
+    slicer.util.reloadScriptedModule("INRRegistration")
+    assert not Path(f"/proc/{worker}").exists()
+    assert user.ui.fixedSelector.currentNode() is pair[0]
+    assert user.ui.applyButton.text == "Register"
+    user.set_setting("steps", 3)
+    user.register()
+
+
+def test_exit_in_mid_run_leaves_nothing(slicer, fake_engine, pair):
+    from conftest import User
+
+    user = User(slicer)
+    user.choose(*pair, steps=10000)
+    user.click()
+    user.wait(lambda: user.ui.progressBar.value > 0)
+    worker = user.process.process_id
+    user.leave()
+    assert not Path(f"/proc/{worker}").exists()
+    assert not list(Path(slicer.app.temporaryPath).glob("INRRegistration-*"))
+
+
+def test_parameters_live_in_the_scene(user, slicer, pair):
+    user.choose(*pair, steps=7)
+    user.ui.seedSpinBox.setValue(5)
+    user.ui.resampleCheckBox.setChecked(False)
+    user.ui.prealignSelector.setCurrentIndex(1)
+    slicer.util.reloadScriptedModule("INRRegistration")
+    assert user.ui.seedSpinBox.value == 5
+    assert user.ui.prealignSelector.currentText == "Rigid"
+    assert not user.ui.volumeSelector.enabled
+    from INRRegistrationLib.parameters import Parameters
+    from INRRegistrationLib.request import Request
+
+    request = Request.of(Parameters.of_scene())
+    assert (request.seed, request.prealign, request.overrides) == (5, "rigid", {"steps": 7})
+    Parameters.of_scene().seed = 9
+    assert user.ui.seedSpinBox.value == 9
+
+
+def test_parameters_and_result_come_back_with_the_scene(user, slicer, pair, tmp_path):
+    user.choose(*pair, steps=7)
+    user.ui.seedSpinBox.setValue(5)
+    transform = user.register()
+    name, volume = transform.GetName(), pair[1].GetName()
+    scene = slicer.mrmlScene
+    for node in (*pair, user.ui.volumeSelector.currentNode(), transform):
+        node.AddDefaultStorageNode()
+        suffix = "h5" if node is transform else "nrrd"
+        storage = node.GetStorageNode()
+        storage.SetFileName(str(tmp_path / f"{node.GetID()}.{suffix}"))
+        assert storage.WriteData(node)
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Commit()
+    scene.Clear(0)
+    assert user.ui.fixedSelector.currentNode() is None
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Import()
+    assert user.ui.seedSpinBox.value == 5
+    assert user.ui.movingSelector.currentNode().GetName() == volume
+    again = user.ui.transformSelector.currentNode()
+    assert again.GetName() == name
+    assert user.ui.movingSelector.currentNode().GetParentTransformNode() is again
+    user.register()
+    assert again.GetParentTransformNode() is None
+    assert user.ui.transformSelector.currentNode() is again
+
+
+def test_a_wrong_setting_names_itself(user, pair):
+    user.choose(*pair, steps="many")
+    assert not user.ui.applyButton.enabled
+    assert "'steps' needs a value of type int" in user.ui.statusLabel.text
+    user.set_setting("steps", -3)
+    assert "from 1 to 100000" in user.ui.statusLabel.text
+    user.set_setting("steps", 5)
+    assert user.ui.applyButton.enabled
+
+
+def test_outputs_that_would_overwrite_inputs_are_refused(user, slicer, pair):
+    fixed, moving = pair
+    grid = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Above")
+    fixed.SetAndObserveTransformNodeID(grid.GetID())
+    user.choose(fixed, moving)
+    user.ui.transformSelector.setCurrentNode(grid)
+    assert "The fixed volume is under 'Above'" in user.ui.statusLabel.text
+    fixed.SetAndObserveTransformNodeID(None)
+    moving.SetAndObserveTransformNodeID(grid.GetID())
+    user.ui.transformSelector.setCurrentNode(None)
+    user.ui.transformSelector.setCurrentNode(grid)
+    assert "The moving volume is under 'Above'" in user.ui.statusLabel.text
+    user.ui.transformSelector.setCurrentNode(None)
+    user.ui.volumeSelector.setCurrentNode(fixed)
+    assert "overwrite an input" in user.ui.statusLabel.text
+
+
+def test_the_devices_come_from_the_worker(user):
+    assert user.ui.deviceSelector.count == 2
+    user.ui.advancedSection.setCollapsed(False)
+    user.wait(lambda: user.process.devices)
+    assert user.ui.deviceSelector.count == 2
+    assert user.ui.deviceSelector.itemText(1) == "CPU"
+    user.screenshot("advanced")
+
+
+def test_no_stop_of_the_event_loop_over_50_ms(user, pair):
+    user.choose(*pair)
+    user.register()
+    user.gaps.start()
+    user.click()
+    user.wait_for_end()
+    worst = user.gaps.stop()
+    print(f"\nlongest stop of the event loop, fake engine: {worst:.1f} ms (by the clock {user.gaps.wall:.1f} ms)")
+    assert worst < 50
