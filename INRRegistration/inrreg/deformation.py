@@ -260,7 +260,7 @@ class Deformation:
             network.load_state_dict(tensors)
             size, origin, matrix = data["grid"]["size"], data["grid"]["origin"], data["grid"]["matrix"]
             return cls(
-                network.eval().requires_grad_(False),
+                network.freeze(),
                 Frame(_array(data["frame"]["centre"], 3), float(_array(data["frame"]["scale"], positive=True))),
                 Grid(_size(size), _array(origin, 3), _array(matrix, 3, 3, regular=True)),
                 tuple(read_transform(folder / Path(name).name) for name in data["before"]),

@@ -101,7 +101,8 @@ def overlap(transform: PointMap, fixed: sitk.Image, moving: sitk.Image) -> dict[
     """Dice and HD95 of each label before and after, on the fixed labels' grid."""
     rows = {}
     for name, part in (("before", Affine()), ("after", transform)):
-        rows[name] = label_overlap(fixed, warp(moving, part, Grid.of(fixed), labels=True))
+        figures = label_overlap(fixed, warp(moving, part, Grid.of(fixed), labels=True))
+        rows[name] = {str(label): each for label, each in figures.items()}  # as JSON will have it
     return rows
 
 

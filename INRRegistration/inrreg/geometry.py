@@ -138,6 +138,7 @@ class Volume:
         values = F.grid_sample(self.data, located, mode="bilinear", padding_mode="border", align_corners=True)
         return values.reshape(self.data.shape[1], *points.shape[:-1])
 
-    def contains(self, points: Tensor) -> Tensor:
-        """Whether normalized points (..., 3) lie between the outermost voxel centres; (...) bool."""
-        return (self.locate(points).abs() <= 1 + 1e-5).all(-1)
+    def contains(self, points: Tensor, *, beyond: float = 1e-4) -> Tensor:
+        """Whether normalized points (..., 3) lie at most `beyond` voxels from the outermost centres; (...) bool."""
+        size = torch.tensor(self.data.shape[:1:-1], device=points.device)
+        return (self.locate(points).abs() <= 1 + 2 * beyond / (size - 1)).all(-1)

@@ -20,6 +20,8 @@ VERSION = 1
 
 DEFAULT_PRESET = "fast"
 PREALIGNMENTS = ("none", "rigid", "affine")
+MOST_THREADS, MOST_SEED = 1024, 2**31 - 1
+"""Beyond these, libraries crash."""
 
 
 class UserError(Exception):
@@ -49,12 +51,20 @@ class Settings:
     """Base of every method's configuration: typed, ranged, and the one schema that all readers share.
 
     The type of a setting is the type of its default; a tuple holds values of its first entry's type.
-    Raises `UserError` (code `setting`) when constructed with a value of the wrong type or range.
+    Tuples of one method have one entry for each of its stages. Raises `UserError` (code `setting`) when constructed
+    with a value of the wrong type or range, or with tuples of different lengths.
     """
 
     def __post_init__(self) -> None:
+        stages = {}
         for item in dataclasses.fields(self):
-            object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
+            value = _checked(item, getattr(self, item.name))
+            object.__setattr__(self, item.name, value)
+            if isinstance(value, tuple):
+                stages[item.name] = len(value)
+        if len(set(stages.values())) > 1:
+            lengths = ", ".join(f"{name} has {count}" for name, count in stages.items())
+            raise UserError("setting", f"These settings need one entry for each stage, but {lengths}.")
 
     def override(self, assignments: dict[str, Any]) -> Settings:
         """A copy with some settings replaced; values may be text, as `--set key=value` gives them."""
@@ -195,6 +205,8 @@ class Job:
                 raise UserError("job", f"{one} and {other} are needed together.", "Give both or neither.")
         if self.threads < 0 or self.seed < 0 or not 0 <= self.time_budget < math.inf:
             raise UserError("job", "Threads, seed and time budget cannot be negative.")
+        if self.threads > MOST_THREADS or self.seed > MOST_SEED:
+            raise UserError("job", f"At most {MOST_THREADS} threads and a seed of {MOST_SEED} are possible.")
         self.settings()
 
     def settings(self) -> Settings:
@@ -265,8 +277,12 @@ def write_json(path: Path, data: Any) -> None:
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 # ------------------------------------------------------------------------------ commands and events
@@ -276,7 +292,11 @@ COMMANDS = {
     "cancel": (),
     "shutdown": (),
 }
-"""Commands the worker takes on stdin, and the entries that each needs besides its request id."""
+"""Commands the worker takes on stdin, and the entries that each needs besides its request id.
+
+`register` names a job folder; with `resample: true` the moving image is also written on the fixed grid, and the
+`result` event names that file as `resampled`.
+"""
 
 EVENTS = {
     "hello": ("versions", "devices"),
@@ -291,7 +311,7 @@ EVENTS = {
 }
 """Events the worker answers with on stdout, and the entries that each carries.
 
-`step` counts over the whole run, not within a stage; `terms` holds the parts of `loss` by name; `seconds`
+`devices` is a list of {id, name}, GPUs first; `step` counts over the whole run, not within a stage; `terms` holds the parts of `loss` by name; `seconds`
 and `eta` are from the start of the job and to its end; `folder` is the finished result folder.
 """
 

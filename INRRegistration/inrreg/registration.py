@@ -31,9 +31,6 @@ from inrreg.protocol import Job, UserError
 from inrreg.torch_maps import differentiable
 from inrreg.transforms import Affine, DisplacementGrid, PointMap, SitkTransform, sample_on
 
-_MOST_THREADS = 1024
-_MOST_SEED = 2**31 - 1
-
 
 def register(
     job: Job,
@@ -76,8 +73,6 @@ def register(
 def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
     """Read the job's files, align, optimize: the deformation and the problem it solves. Writes nothing."""
     settings, preset = job.settings(), protocol.preset(job.preset)
-    if job.threads > _MOST_THREADS or job.seed > _MOST_SEED:  # libraries crash beyond
-        raise UserError("job", f"At most {_MOST_THREADS} threads and a seed of {_MOST_SEED} are possible.")
     if job.prior:
         raise UserError("prior", f"The preset '{job.preset}' takes no prior.", "Leave it out.")
     device = choose_device(job.device)
@@ -107,7 +102,7 @@ def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
         raise UserError(
             "memory", "The device has too little free memory for this registration.", "Choose the CPU, or fewer points."
         ) from None
-    return Deformation(field.eval().requires_grad_(False), problem.frame, problem.grid, before), problem
+    return Deformation(field.freeze(), problem.frame, problem.grid, before), problem
 
 
 def _check_landmarks(job: Job, fixed: sitk.Image, moving: sitk.Image) -> None:

@@ -32,4 +32,4 @@ def _affine(part: Affine, frame: Frame, device: torch.device) -> Callable[[Tenso
 
 def _grid(part: PointMap, frame: Frame, device: torch.device) -> Callable[[Tensor], Tensor]:
     volume = Volume.of(part.vectors.transpose(3, 0, 1, 2) / frame.scale, part.grid, frame, device)
-    return lambda points: points + volume.sample(points).movedim(0, -1) * volume.contains(points)[..., None]
+    return lambda points: points + volume.sample(points).movedim(0, -1) * volume.contains(points, beyond=0.5)[..., None]

@@ -302,3 +302,15 @@ def test_a_message_cannot_carry_nan():
 def test_data_cannot_replace_the_envelope(name):
     with pytest.raises(ValueError, match=name):
         Message("cancelled", {name: "other"}).encode()
+
+
+def test_tuples_need_one_entry_for_each_stage():
+    @dataclass(frozen=True)
+    class Staged(Settings):
+        steps: tuple = setting((10, 20), "steps of each stage", low=1)
+        spacing: tuple = setting((8.0, 4.0), "spacing of each stage", unit="mm")
+
+    assert Staged().override({"steps": "1,2,3", "spacing": "8,4,2"}).steps == (1, 2, 3)
+    error = refusal(Staged().override, {"steps": "1,2,3"})
+    assert error.code == "setting"
+    assert "steps has 3, spacing has 2" in error.message

@@ -62,6 +62,10 @@ class Field(nn.Module, ABC):
         if not 1 <= order <= self.order:
             raise ValueError(f"a {self.kind} field offers derivatives of order 1 to {self.order}, not {order}")
 
+    def freeze(self) -> Field:
+        """No more training: returns itself, ready to be evaluated again and again."""
+        return self.eval().requires_grad_(False)
+
     @torch.no_grad()
     def dense(self, x: Tensor) -> Tensor:
         """`value` without gradients, in chunks that bound the memory."""

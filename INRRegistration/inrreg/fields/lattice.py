@@ -82,6 +82,7 @@ class Lattice(Field):
         for name in ("origin", "spacing", "rotation"):
             self.register_buffer(f"_{name}", torch.as_tensor(getattr(geometry, name)), persistent=False)
         self.register_buffer("_nodes", geometry.nodes(), persistent=False)
+        self.register_buffer("_frozen", None, persistent=False)
 
     def spec(self) -> dict[str, Any]:
         geometry = {"size": list(self.geometry.size)}
@@ -89,11 +90,19 @@ class Lattice(Field):
         return {"kind": self.kind, "networks": [part.spec() for part in self.networks], "geometry": geometry}
 
     def coefficients(self) -> Tensor:
-        """The spline's coefficients, (k, j, i, 3) normalized displacements."""
+        """The spline's coefficients, (k, j, i, 3) normalized displacements; kept once the field is frozen."""
+        if self._frozen is not None:
+            return self._frozen
         dtype = next(self.networks.parameters()).dtype
         nodes = self._nodes.reshape(-1, 3).to(dtype)
         mean = torch.stack([part.value(nodes) for part in self.networks]).mean(0)
         return mean.reshape(*self._nodes.shape)
+
+    def freeze(self) -> Lattice:
+        super().freeze()
+        self._frozen = None
+        self._frozen = self.coefficients()
+        return self
 
     def value(self, x: Tensor) -> Tensor:
         return self._spline(x, self.coefficients())
