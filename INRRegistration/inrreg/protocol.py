@@ -311,8 +311,9 @@ EVENTS = {
 }
 """Events the worker answers with on stdout, and the entries that each carries.
 
-`devices` is a list of {id, name}, GPUs first; `step` counts over the whole run, not within a stage; `terms` holds the parts of `loss` by name; `seconds`
-and `eta` are from the start of the job and to its end; `folder` is the finished result folder.
+`devices` is a list of {id, name}, GPUs first; `step` counts over the whole run, not within a stage; `terms` holds the
+parts of `loss` by name; `seconds` and `eta` are from the start of the job and to its end; `folder` is the finished
+result folder.
 """
 
 
