@@ -44,6 +44,7 @@ class Run:
         """The field that is being optimized: its method sets it, whoever shows it evaluates it."""
         self._costs: list[float] = []
         self._done = self._total = 0
+        self._work = self._worked = self._step_work = 0.0
         self._reported = -math.inf
         self._stage, self._begun = "", self.started
 
@@ -63,9 +64,10 @@ class Run:
     def plan(self, steps: Iterable[int], costs: Iterable[float] | None = None) -> None:
         """Announce the steps of all stages to come, and optionally what a step of each costs."""
         steps = list(steps)
-        self._total, self._begun = sum(steps), time.perf_counter()
         costs = [1.0] * len(steps) if costs is None else costs
         self._costs = [count * cost for count, cost in zip(steps, costs, strict=True)]
+        self._total, self._work, self._worked = sum(steps), sum(self._costs), 0.0
+        self._begun = time.perf_counter()
 
     def stage(self, name: str, steps: int) -> Iterator[float]:
         """Loop over one stage's steps; yields the part of it that is done, 0 at the first step.
@@ -73,16 +75,19 @@ class Run:
         Under a time budget the stage ends when its share is spent, and the part follows the clock.
         """
         self._stage, begin = name, time.perf_counter()
-        cost, *self._costs = self._costs
-        share = (self.deadline - begin) * cost / (cost + sum(self._costs))
+        cost, worked = self._costs.pop(0), self._worked
+        share = (self.deadline - begin) * cost / (self._work - worked)
         for step in range(steps):
             part = max(step / steps, (time.perf_counter() - begin) / share if share > 0 else 1.0)
             if part >= 1 and step > 0:
                 self._done += steps - step
-                return
+                break
             self.check_cancelled()
+            self._step_work = cost / steps
             yield min(part, 1.0)
             self._done += 1
+            self._worked += self._step_work
+        self._worked = worked + cost
 
     def report(self, terms: dict[str, Tensor]) -> None:
         """Tell the loss of this step, at most every `REPORT_EVERY` seconds.
@@ -97,13 +102,14 @@ class Run:
             raise UserError(
                 "diverged", "The optimization diverged.", "Try a stronger regularization or a smaller learning rate."
             )
-        eta = min((now - self._begun) / done * (self._total - done), max(0.0, self.deadline - now))
+        worked = self._worked + self._step_work
+        eta = min((now - self._begun) / worked * (self._work - worked), self.deadline - now)
         self._emit_progress(self._stage, done, self._total, values, eta)
 
     def _emit_progress(self, stage: str, step: int, steps: int, terms: dict[str, float], eta: float) -> None:
         self._reported = time.perf_counter()
         progress = {"stage": stage, "step": step, "steps": steps, "loss": sum(terms.values()), "terms": terms}
-        self.emit("progress", progress | {"seconds": self.seconds(), "eta": eta})
+        self.emit("progress", progress | {"seconds": self.seconds(), "eta": max(0.0, eta)})
 
 
 def cosine(start: float, end: float) -> Callable[[float], float]:

@@ -119,7 +119,7 @@ def test_it_tells_its_progress_to_the_end(method: str) -> None:
     steps = [data["step"] for data in seen]
     assert steps == sorted(set(steps))
     assert steps[-1] == seen[-1]["steps"]
-    assert seen[-1]["eta"] == pytest.approx(0)
+    assert seen[-1]["eta"] == pytest.approx(0, abs=1e-6)
     assert all(data["loss"] == pytest.approx(sum(data["terms"].values())) for data in seen)
     assert run.field is field
 

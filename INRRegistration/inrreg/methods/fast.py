@@ -64,7 +64,7 @@ def fit(problem: Problem, settings: FastSettings, run: Run) -> Field:
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.rate)
     rate = cosine(settings.rate, settings.final_rate)
     stages = list(zip(settings.steps, settings.image_spacing, settings.node_spacing, settings.window, strict=True))
-    run.plan(settings.steps, [spacing**-2 for spacing in settings.image_spacing])
+    run.plan(settings.steps, [spacing**-3 for spacing in settings.image_spacing])
     total, before = sum(settings.steps), 0
     for number, (steps, image_spacing, node_spacing, window) in enumerate(stages, 1):
         geometry = LatticeGeometry.covering(problem.grid, problem.frame, node_spacing)

@@ -152,11 +152,12 @@ def unload_module(name: str):
     slicer.app.processEvents()
 
 
-def load_volume(path: Path):
-    """Read a volume file through the real storage node, as Slicer's Add data does."""
+def load_volume(path: Path, *, labels: bool = False):
+    """Read a volume or label map file through the real storage node, as Slicer's Add data does."""
     import slicer
 
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", Path(path).stem)
+    kind = "vtkMRMLLabelMapVolumeNode" if labels else "vtkMRMLScalarVolumeNode"
+    node = slicer.mrmlScene.AddNewNodeByClass(kind, Path(path).stem)
     storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
     storage.SetFileName(str(path))
     if not storage.ReadData(node):
