@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from inrreg import protocol
+from inrreg.fade import MOST_NODES, choose_margins, pad
 from inrreg.fields import Field, from_spec
 from inrreg.geometry import Frame, Grid
 from inrreg.protocol import UserError
@@ -21,14 +22,6 @@ from inrreg.transforms import Affine, Chain, DisplacementGrid, PointMap, invert,
 
 TOLERANCE = 0.1
 """Largest interpolation error, in mm, for which `displacement.nrrd` may be coarser than the fixed image."""
-_SLOPE = 0.7
-"""Steepest fade of an outward displacement beyond a face of the fixed image; at 1 it would fold."""
-_GROWTH = 1.25
-"""Factor by which a margin grows while anything in it folds."""
-_MOST_NODES = 1 << 24
-"""Nodes of the exported grid, 200 MB; a displacement too large to fade within them ends before that."""
-_FADE_STEPS = 4
-"""Where across a margin the fade is checked for folding."""
 
 
 @dataclass
@@ -60,7 +53,9 @@ class Deformation:
     def __post_init__(self) -> None:
         if self.margins is None:
             self.spacing, self.interpolation_error = self._choose_spacing()
-            self.margins, self.fade = self._choose_margins()
+            # both are exported: the whole, and the deformable part alone
+            maps = (self._inner, _Deform(self)) if self.before else (self._inner,)
+            self.margins, self.fade = choose_margins(maps, self.grid, self.spacing)
 
     # ------------------------------------------------------------------------------------- mapping
 
@@ -132,7 +127,7 @@ class Deformation:
     def displacement_field(self) -> sitk.Image:
         """The displacement on `padded_grid`, float32 LPS mm: for ITK's resampling, Slicer's *from parent*."""
         inner = sample_on(self._inner, self._inner_grid())
-        image = self.padded_grid.image(_pad(inner, *self._padding()).astype(np.float32))
+        image = self.padded_grid.image(pad(inner, *self._padding()).astype(np.float32))
         image.SetMetaData("displacement field type", "resampling")
         return image
 
@@ -167,46 +162,6 @@ class Deformation:
         weights = [np.where(offset, part, 1 - part).prod(1, keepdims=True) for offset in offsets]
         interpolated = sum(weight * value for weight, value in zip(weights, corners, strict=True))
         return float(np.linalg.norm(exact - interpolated, axis=1).max())
-
-    def _choose_margins(self) -> tuple[np.ndarray, float]:
-        """Widths of the fade, whole numbers of cells, and the smallest determinant in it.
-
-        First wide enough for what each face moves outward; then those margins grow in which the fade of all that
-        moves, along the faces too and where several margins meet, comes near to folding.
-        """
-        faces = Grid(*_coarse(self.grid))
-        index = np.indices(faces.size[::-1])
-        border = np.zeros(index.shape[1:], bool)
-        for axis, n in zip(index, border.shape, strict=True):
-            border |= (axis == 0) | (axis == n - 1)
-        points, moved = faces.points()[border], []
-        for inner in (self._inner, _Deform(self)) if self.before else (self._inner,):  # both are exported
-            local = np.zeros((*border.shape, 3))
-            local[border] = (inner.map(points) - points) @ self.grid.direction
-            moved.append(local)
-        margins = np.zeros((2, 3))
-        for axis in range(3):
-            for side, sign in ((0, -1), (1, 1)):
-                face = sign * np.take(moved[0], -side, axis=2 - axis)[..., axis]
-                margins[side, axis] = max(face.max() / _SLOPE, -face.min() / 3, 2 * self.spacing[axis])
-
-        def smallest_within(margins: np.ndarray) -> np.ndarray:
-            return np.min([_outside(local, faces, margins, self.spacing) for local in moved], axis=0)
-
-        def too_many(margins: np.ndarray) -> bool:
-            return ((self.grid.extent + margins.sum(0)) / self.spacing + 3).prod() > _MOST_NODES
-
-        while too_many(margins) and (margins > 2 * self.spacing).any():
-            margins = np.maximum(margins / _GROWTH, 2 * self.spacing)
-        # No margin does better than a very wide one, in which only the gradient along the faces is left.
-        bound = min(0.2, 0.5 * smallest_within(np.full((2, 3), 1e6)).min())
-        while True:
-            margins = np.ceil(margins / self.spacing - 1e-6) * self.spacing
-            smallest = smallest_within(margins)
-            wider = np.where(smallest < bound, _GROWTH * margins, margins)
-            if bound <= 0 or (smallest >= bound).all() or too_many(wider):
-                return margins, float(smallest.min())
-            margins = wider
 
     # --------------------------------------------------------------------------------------- files
 
@@ -285,7 +240,7 @@ def _least_weights(spec: Any) -> int:
     if not isinstance(spec, dict):
         return 0
     if "size" in spec:
-        _size(spec["size"], _MOST_NODES)
+        _size(spec["size"], MOST_NODES)
     width, hidden = max(1, spec.get("width", 0)), max(0, spec.get("hidden", 0))
     return width * max(width * (hidden - 1), hidden) + sum(map(_least_weights, spec.values()))
 
@@ -313,66 +268,6 @@ class _Deform:
 
     def map(self, points: np.ndarray) -> np.ndarray:
         return self.deformation.deform(points)
-
-
-def _coarse(grid: Grid, most: int = 33) -> tuple[tuple[int, int, int], np.ndarray, np.ndarray]:
-    """A grid over the same box with at most that many points along an axis."""
-    size = np.minimum(np.array(grid.size), most)
-    step = grid.extent / (size - 1)
-    return tuple(int(n) for n in size), grid.origin, grid.direction * step
-
-
-def _pad(inner: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Vectors (k, j, i, 3) continued beyond their grid by (3,) nodes along i, j, k: one, then falling to zero."""
-    padded = np.pad(inner, [*zip(low[::-1], high[::-1], strict=True), (0, 0)], mode="edge")
-    for axis in range(3):
-        node = np.arange(padded.shape[2 - axis])
-        weight = np.clip(np.minimum(node / (low[axis] - 1), node[::-1] / (high[axis] - 1)), 0, 1)
-        padded *= weight.reshape([-1 if each == 2 - axis else 1 for each in range(4)])
-    return padded
-
-
-def _outside(local: np.ndarray, grid: Grid, margins: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """The smallest Jacobian determinant of the fade below and above along each axis, (2, 3).
-
-    `local` (k, j, i, 3) is the displacement along the grid's axes at its points; only its border counts. The fade
-    over `margins` (2, 3) begins after a `cell` (3,).
-    """
-    steps = np.full(3, _FADE_STEPS + 1)
-    padded, fade = _pad(local, steps, steps), np.linspace(0, 1, _FADE_STEPS + 1)
-    places = [
-        np.concatenate([low * (fade - 1) - step, np.linspace(0, length, n), length + step + high * fade])
-        for low, high, step, length, n in zip(*margins, cell, grid.extent, grid.size, strict=True)
-    ]
-    smallest = np.empty((2, 3))
-    for axis in range(3):
-        for side, part in enumerate((slice(0, _FADE_STEPS + 2), slice(-_FADE_STEPS - 2, None))):
-            cut = [slice(None)] * 3
-            cut[2 - axis] = part
-            cut_places = [place[part] if each == axis else place for each, place in enumerate(places)]
-            smallest[side, axis] = _determinants(padded[tuple(cut)], cut_places).min()
-    return smallest
-
-
-def _determinants(local: np.ndarray, places: list[np.ndarray]) -> np.ndarray:
-    """The smallest Jacobian determinant at the eight corners of each cell of a trilinear displacement.
-
-    `local` (k, j, i, 3) is the displacement along the grid's axes, `places` its coordinates along i, j, k.
-    """
-    slopes = [
-        np.diff(local, axis=2 - axis) / np.diff(place).reshape([-1 if each == 2 - axis else 1 for each in range(4)])
-        for axis, place in enumerate(places)
-    ]
-    cells = np.array(local.shape[:3]) - 1
-    smallest = np.full(cells, np.inf)
-    for corner in np.ndindex(2, 2, 2):
-        x, y, z = (
-            slope[tuple(slice(None) if a == 2 - axis else slice(corner[a], corner[a] + cells[a]) for a in range(3))]
-            + np.eye(3)[axis]
-            for axis, slope in enumerate(slopes)
-        )
-        smallest = np.minimum(smallest, (x * np.cross(y, z)).sum(-1))
-    return smallest
 
 
 def _write_part(part: PointMap, stem: Path) -> str:
