@@ -18,13 +18,14 @@ def devices() -> dict[str, str]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the first GPU, else the CPU.
+    """The device of that name; `auto` is the first CUDA GPU, else the CPU.
 
+    Apple's GPU is taken on request only: torch does not sample volumes there in every version.
     Raises `UserError` (code `device`) naming those that exist.
     """
     found = devices()
     if name == "auto":
-        name = next((key for key in found if key != "cpu"), "cpu")
+        name = "cuda:0" if "cuda:0" in found else "cpu"
     if name == "cuda" and "cuda:0" in found:
         name = "cuda:0"
     if name not in found:

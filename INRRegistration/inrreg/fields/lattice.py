@@ -79,9 +79,7 @@ class Lattice(Field):
             arrays = {name: np.array(geometry[name]) for name in ("origin", "spacing", "rotation")}
             geometry = LatticeGeometry(tuple(geometry["size"]), **arrays)
         self.geometry = geometry
-        for name in ("origin", "spacing", "rotation"):
-            self.register_buffer(f"_{name}", torch.as_tensor(getattr(geometry, name)), persistent=False)
-        self.register_buffer("_nodes", geometry.nodes(), persistent=False)
+        self._constants: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
         self.register_buffer("_frozen", None, persistent=False)
 
     def spec(self) -> dict[str, Any]:
@@ -93,10 +91,9 @@ class Lattice(Field):
         """The spline's coefficients, (k, j, i, 3) normalized displacements; kept once the field is frozen."""
         if self._frozen is not None:
             return self._frozen
-        dtype = next(self.networks.parameters()).dtype
-        nodes = self._nodes.reshape(-1, 3).to(dtype)
-        mean = torch.stack([part.value(nodes) for part in self.networks]).mean(0)
-        return mean.reshape(*self._nodes.shape)
+        nodes = self._constant("nodes", next(self.networks.parameters()))
+        mean = torch.stack([part.value(nodes.reshape(-1, 3)) for part in self.networks]).mean(0)
+        return mean.reshape(nodes.shape)
 
     def freeze(self) -> Lattice:
         super().freeze()
@@ -139,15 +136,24 @@ class Lattice(Field):
             columns.append(part)
         return torch.stack(columns, -1) @ self._turn(coefficients)
 
+    def _constant(self, name: str, like: Tensor) -> Tensor:
+        """Nodes, origin, spacing or rotation in the type and on the device of another tensor, made once for each."""
+        key = (name, like.dtype, like.device)
+        if key not in self._constants:
+            exact = self.geometry.nodes() if name == "nodes" else torch.as_tensor(getattr(self.geometry, name))
+            self._constants[key] = exact.to(like.dtype).to(like.device)  # in this order: not every device has float64
+        return self._constants[key]
+
     def _turn(self, x: Tensor) -> Tensor:
-        return self._rotation.T.to(x.dtype)
+        return self._constant("rotation", x).T
 
     def _spline(self, x: Tensor, coefficients: Tensor) -> Tensor:
         return self._combine(*self._gather(x, coefficients), (0, 0, 0))
 
     def _gather(self, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Positions within the cell (N, 3), and the 64 coefficients around it, (N, 4, 4, 4, 3) by z, y, x."""
-        t = (x @ self._rotation.to(x.dtype) - self._origin.to(x.dtype)) / self._spacing.to(x.dtype)
+        origin, spacing, rotation = (self._constant(name, x) for name in ("origin", "spacing", "rotation"))
+        t = (x @ rotation - origin) / spacing
         last = torch.tensor(self.geometry.size, device=x.device) - 3
         base = torch.minimum(t.detach().floor().long().clamp(min=1), last)
         taps = torch.arange(4, device=x.device) - 1
@@ -157,7 +163,7 @@ class Lattice(Field):
 
     def _combine(self, local: Tensor, gathered: Tensor, derivative: tuple[int, int, int]) -> Tensor:
         """The spline (N, 3), differentiated that many times along each of the lattice's axes."""
-        spacing = self._spacing.to(local.dtype)
+        spacing = self._constant("spacing", local)
         for axis in range(3):  # x is the last of the three tap axes; each pass removes it
             basis = _basis(local[:, axis], derivative[axis]) / spacing[axis] ** derivative[axis]
             gathered = (gathered * basis.reshape(len(basis), *[1] * (2 - axis), 4, 1)).sum(-2)
