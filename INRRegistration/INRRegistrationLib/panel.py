@@ -124,10 +124,13 @@ class Panel(VTKObservationMixin):
             setattr(self.parameters, name, value)
 
     def _on_node_chosen(self, name: str) -> None:
-        if self._updating:
-            return
+        node = getattr(self.ui, SELECTORS[name]).currentNode()
+        if self._updating or node is getattr(self.parameters, name):
+            return  # a selector repeats itself when the scene's nodes are sorted anew
         with slicer.util.NodeModify(self.parameters.node):
-            self._set(name, getattr(self.ui, SELECTORS[name]).currentNode())
+            self._set(name, node)
+            if name in ("fixed_mask", "moving_mask"):
+                self._set(f"{name}_segments", [])  # the choice was among another segmentation's
             if name in ("fixed", "moving"):
                 # The outputs of another pair are not to be overwritten by accident.
                 self._set("output_transform", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -183,13 +184,17 @@ class Run:
 
 
 def _tidy(folder: Path, keep_result: bool) -> None:
-    """Remove a job's images, and its result unless it is to be kept."""
+    """Remove a job's images, and its result unless it is to be kept.
+
+    What another program holds open stays until Slicer exits: no reason to lose a result over it.
+    """
     if not keep_result:
         shutil.rmtree(folder, ignore_errors=True)
         return
     for path in folder.iterdir():
         if path.is_file():
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _as_user_error(error: BaseException) -> UserError:

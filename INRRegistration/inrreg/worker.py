@@ -277,11 +277,23 @@ def guarded_stdout() -> BinaryIO:
     return os.fdopen(private, "wb")
 
 
+def guarded_stdin() -> BinaryIO:
+    """A private handle to stdin; file descriptor 0 is empty from now on.
+
+    On Windows whatever looks at the standard input, as libraries do while they load, would wait behind the read
+    that the command thread is in, and so for ever.
+    """
+    private, empty = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return os.fdopen(private, "rb")
+
+
 def main() -> None:
     """Entry of `python -m inrreg.worker`; does not return."""
     # Slicer sets it for its own ITK; SimpleITK's would load plugins that belong to Slicer's process.
     os.environ.pop("ITK_AUTOLOAD_PATH", None)
-    Worker(sys.stdin.buffer, guarded_stdout()).run()
+    Worker(guarded_stdin(), guarded_stdout()).run()
 
 
 if __name__ == "__main__":

@@ -245,3 +245,15 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_libraries_find_an_empty_standard_input():
+    """While the command thread reads the real one: on Windows a look at a pipe that is being read does not return."""
+    code = (
+        "import os; from inrreg.worker import guarded_stdin; private = guarded_stdin();"
+        "print(os.read(0, 10), private.readline())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=b"a command\n", capture_output=True, timeout=60, check=True
+    )
+    assert done.stdout.split(b"\n")[0].strip() == rb"b'' b'a command\n'"

@@ -234,6 +234,35 @@ def test_error_when_the_disk_is_full(user, slicer, pair, monkeypatch):
     assert "temporary folder full" in user.error
 
 
+def test_a_job_file_that_another_program_holds_does_not_cost_the_result(user, slicer, pair, monkeypatch):
+    def held(path, missing_ok=False):
+        raise PermissionError(13, "The file is in use", str(path))
+
+    monkeypatch.setattr(Path, "unlink", held)
+    user.choose(*pair)
+    transform = user.register()
+    assert transform is pair[1].GetParentTransformNode()
+    assert user.ui.applyButton.text == "Register"
+    assert user.ui.applyButton.enabled
+
+
+def test_another_mask_has_segments_of_its_own(user, slicer, pair):
+    first, second = (slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name) for name in "AB")
+    user.choose(*pair)
+    user.ui.fixedMaskSelector.setCurrentNode(first)
+    user.panel.parameters.fixed_mask_segments = ["spleen"]
+    user.ui.fixedMaskSelector.setCurrentNode(second)
+    assert user.panel.parameters.fixed_mask is second
+    assert user.panel.parameters.fixed_mask_segments == []
+
+
+def test_a_selector_that_repeats_itself_keeps_the_outputs(user, slicer, pair):
+    user.choose(*pair)
+    transform = user.register()
+    user.ui.fixedSelector.currentNodeChanged.emit(pair[0])
+    assert user.panel.parameters.output_transform is transform
+
+
 def test_a_volume_deleted_in_mid_run(user, slicer, pair):
     user.choose(*pair, steps=20)
     user.click()
