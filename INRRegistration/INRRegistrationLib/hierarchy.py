@@ -67,6 +67,21 @@ def to_frame(node: Any, frame: Any, moving: Any) -> vtk.vtkGeneralTransform:
     return result
 
 
+def placement(fixed: Any, moving: Any) -> list[Any]:
+    """Where both volumes stand in their frame: equal as long as nobody moves them, or what they are under."""
+    shared = frame(fixed, moving)
+    found: list[Any] = [shared.GetID() if shared else None]
+    for node in (fixed, moving):
+        above, geometry = to_frame(node, shared, moving), vtk.vtkMatrix4x4()
+        node.GetIJKToRASMatrix(geometry)
+        image = node.GetImageData()
+        size = image.GetDimensions() if image is not None else (1, 1, 1)
+        for corner in np.ndindex(3, 3, 3):  # with the middles, so that a bend shows too
+            index = [part * (n - 1) / 2 for part, n in zip(corner, size, strict=True)]
+            found.append(above.TransformPoint(geometry.MultiplyPoint([*index, 1])[:3]))
+    return found
+
+
 def linear(transform: vtk.vtkGeneralTransform) -> np.ndarray | None:
     """The 4 x 4 matrix of a transform; None where it is not linear."""
     result = vtk.vtkTransform()

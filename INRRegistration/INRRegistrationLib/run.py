@@ -46,6 +46,7 @@ class Run:
         names = ("fixed", "moving", "output_transform", "output_volume")
         self._ids = {name: node.GetID() for name in names if (node := getattr(request, name)) is not None}
         self._attributes = {"Preset": request.preset, "Version": str(protocol.VERSION)}
+        self._placement = hierarchy.placement(request.fixed, request.moving)
         write = request.gather(folder, folder.name)
         # While the files are written: a cold start takes seconds.
         process.start()
@@ -123,6 +124,10 @@ class Run:
         if nodes["fixed"] is None or nodes["moving"] is None:
             hint = "Choose the volumes and register again."
             self._fail(UserError("scene", "A volume was deleted while it was registered.", hint))
+            return
+        if hierarchy.placement(nodes["fixed"], nodes["moving"]) != self._placement:
+            hint = "Leave their transforms alone meanwhile, and register again."
+            self._fail(UserError("scene", "A volume was moved while it was registered.", hint))
             return
         try:
             self._show(nodes, *read)

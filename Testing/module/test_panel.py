@@ -272,6 +272,20 @@ def test_a_volume_deleted_in_mid_run(user, slicer, pair):
     assert "was deleted while it was registered" in user.error
 
 
+def test_a_volume_moved_in_mid_run(user, slicer, pair):
+    parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "P")
+    pair[1].SetAndObserveTransformNodeID(parent.GetID())
+    user.choose(*pair)
+    user.click()
+    user.wait(lambda: user.ui.progressBar.value > 0)
+    matrix = slicer.util.vtkMatrixFromArray(np.diag([1.0, 1, 1, 1]) + np.eye(4, k=3) * 80)
+    parent.SetMatrixTransformToParent(matrix)
+    user.wait_for_end()
+    assert "was moved while it was registered" in user.error
+    assert pair[1].GetParentTransformNode() is parent
+    assert parent.GetParentTransformNode() is None
+
+
 def test_scene_close_in_mid_run(user, slicer, pair):
     user.choose(*pair, steps=10000)
     user.click()
