@@ -36,13 +36,13 @@ def main() -> NoReturn:
     try:
         sys.exit(app(standalone_mode=True) or 0)
     except UserError as error:
-        _err.print(f"[red]Error:[/red] {_plain(error.message)} {_plain(error.hint)}".rstrip())
+        _err.print(f"[red]Error:[/red] {escape(error.message)} {escape(error.hint)}".rstrip())
         sys.exit(2 if error.code not in FAILURES else 1)
     except KeyboardInterrupt:
         _err.print("Cancelled.")
         sys.exit(130)
     except OSError as error:
-        _err.print(f"[red]Error:[/red] {_plain(str(error))}. Check the path, its permissions and the free space.")
+        _err.print(f"[red]Error:[/red] {escape(str(error))}. Check the path, its permissions and the free space.")
         sys.exit(1)
     except MemoryError:
         _err.print("[red]Error:[/red] There is too little memory. Close other programs, or use fewer points.")
@@ -102,7 +102,7 @@ def register(
     else:
         metrics = _register(job(), output)
         _out.print(metrics_table(metrics))
-        _out.print(f"Result in {_plain(str(output))} after {metrics['seconds']:.1f} s.")
+        _out.print(f"Result in {escape(str(output))} after {metrics['seconds']:.1f} s.")
 
 
 @app.command()
@@ -120,7 +120,7 @@ def demo(
     with _err.status("Drawing"):
         picture = overview(job, output / "result", output / "overview.png")
     _out.print(metrics_table(metrics))
-    _out.print(f"Registered in {metrics['seconds']:.1f} s. Picture: {_plain(str(picture))}")
+    _out.print(f"Registered in {metrics['seconds']:.1f} s. Picture: {escape(str(picture))}")
 
 
 @app.command()
@@ -295,7 +295,7 @@ def _register(job: Job, output: Path) -> dict[str, Any]:
                 fields = {"loss": f"{data['loss']:.4f}", "left": f"{data['eta']:.0f} s left"}
                 bar.update(task, description=data["stage"], completed=data["step"], total=data["steps"], **fields)
             elif kind == "warning":
-                _err.print(f"Warning: {_plain(data['message'])}")
+                _err.print(f"Warning: {escape(data['message'])}")
 
         try:
             return run(job, output, emit=show, cancelled=lambda: interrupt.asked)
@@ -336,8 +336,3 @@ def _register_as_events(make_job: Any, output: Path) -> None:
     except Exception as error:
         fail("failed", f"The registration failed ({type(error).__name__}: {error}).", "See the text on stderr.")
         raise
-
-
-def _plain(text: str) -> str:
-    """Text with what rich would read as markup taken literally."""
-    return escape(text)

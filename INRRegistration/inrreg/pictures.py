@@ -12,7 +12,7 @@ from inrreg.geometry import Grid
 from inrreg.images import read_image
 from inrreg.intensities import normalize
 from inrreg.protocol import Job, UserError
-from inrreg.transforms import PointMap
+from inrreg.transforms import Affine, PointMap
 from inrreg.warping import warp
 
 _LINES = 10.0
@@ -32,17 +32,14 @@ def overview(job: Job, result: Path, path: Path) -> Path:
         ) from None
     fixed, moving = read_image(job.fixed, "fixed"), read_image(job.moving, "moving")
     transform, grid = load_transform(result), Grid.of(fixed)
-    start = sitk.Resample(
-        moving, fixed, sitk.Transform(), sitk.sitkLinear, float(sitk.GetArrayViewFromImage(moving).min())
-    )
-    images = [normalize(sitk.GetArrayFromImage(image)) for image in (fixed, start, warp(moving, transform, grid))]
+    warped = [warp(moving, part, grid) for part in (Affine(), transform)]
+    images = [normalize(sitk.GetArrayFromImage(image)) for image in (fixed, *warped)]
     titles = ("fixed", "moving", "warped", "difference before", "difference after", "deformed grid")
     figure = Figure(figsize=(18, 6.4), layout="constrained", facecolor="black")
     for row, axis in enumerate((1, 2)):  # array axes of the coronal and of the sagittal plane
         middle = images[0].shape[axis] // 2 if axis == 1 else images[0].shape[axis] // 3
         slices = [np.take(image, middle, axis) for image in images]
-        across = grid.spacing[2 if axis == 0 else 0 if axis == 1 else 1]
-        aspect = grid.spacing[2] / across
+        aspect = grid.spacing[2] / grid.spacing[axis - 1]  # across lies x in the coronal, y in the sagittal plane
         panels = [*slices, slices[1] - slices[0], slices[2] - slices[0], slices[0]]
         for column, (panel, title) in enumerate(zip(panels, titles, strict=True)):
             axes = figure.add_subplot(2, 6, row * 6 + column + 1)
