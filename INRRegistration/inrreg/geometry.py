@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PARTS = 16
+"""Into how many parts points are split at most: torch resamples on one thread for each."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -134,11 +137,23 @@ class Volume:
 
     def sample(self, points: Tensor) -> Tensor:
         """Trilinear values (C, ...) at normalized points (..., 3); beyond the border, the border's value."""
-        located = self.locate(points).reshape(1, 1, 1, -1, 3)
-        values = F.grid_sample(self.data, located, mode="bilinear", padding_mode="border", align_corners=True)
-        return values.reshape(self.data.shape[1], *points.shape[:-1])
+        return self.sample_located(self.locate(points))
+
+    def sample_located(self, located: Tensor) -> Tensor:
+        """`sample` at what `locate` gave."""
+        count = located[..., 0].numel()
+        parts = next(n for n in range(min(PARTS, max(count, 1)), 0, -1) if count % n == 0)
+        grid = located.reshape(parts, 1, 1, -1, 3)
+        data = self.data.expand(parts, -1, -1, -1, -1)
+        values = F.grid_sample(data, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        return values.transpose(0, 1).reshape(self.data.shape[1], *located.shape[:-1])
 
     def contains(self, points: Tensor, *, beyond: float = 1e-4) -> Tensor:
         """Whether normalized points (..., 3) lie at most `beyond` voxels from the outermost centres; (...) bool."""
-        size = torch.tensor(self.data.shape[:1:-1], device=points.device)
-        return (self.locate(points).abs() <= 1 + 2 * beyond / (size - 1)).all(-1)
+        return self.contains_located(self.locate(points), beyond=beyond)
+
+    def contains_located(self, located: Tensor, *, beyond: float = 1e-4) -> Tensor:
+        """`contains` of what `locate` gave."""
+        size = torch.tensor(self.data.shape[:1:-1], device=located.device)
+        x, y, z = (located.abs() <= 1 + 2 * beyond / (size - 1)).unbind(-1)
+        return x & y & z

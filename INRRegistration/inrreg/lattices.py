@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from torch import Tensor
 
@@ -14,50 +15,68 @@ from inrreg.similarity import LocalNcc
 
 SMOOTHING = 0.4
 """Gaussian before sampling, in lattice spacings: what a lattice can hold without aliasing."""
+FINER = 1.3
+"""Voxels that are finer than the lattice by more than this are smoothed before they are sampled."""
+REACH = 3
+"""Where a Gaussian window ends, in sigmas."""
 
 
 class ImageLattice:
-    """The fixed image on a regular lattice of `spacing` mm, and the moving image warped onto it."""
+    """The fixed image on a regular lattice, and the moving image warped onto it.
 
-    def __init__(self, problem: Problem, lattice: Lattice, spacing: float, window: int, noise: float) -> None:
-        """`window` is the correlation's radius in samples, `noise` as in `LocalNcc`.
+    The lattice's spacing is `spacing` mm, along axes with coarser voxels that of the voxels: no detail lies between.
+    """
+
+    def __init__(self, problem: Problem, lattice: Lattice, spacing: float, window: float, noise: float) -> None:
+        """`window` is the sigma of the correlation's Gaussian in mm, `noise` as in `LocalNcc`.
 
         Raises `UserError` (code `mask`) when no sample lies in the fixed mask.
         """
         self.problem = problem
-        grid = problem.grid.resampled(spacing)
+        grid = problem.grid.resampled(np.maximum(spacing, problem.grid.spacing))
         mask = self._mask(grid)
         if mask is not None:  # nothing beyond a window's reach of it is ever looked at
-            reach = np.stack(np.nonzero(mask.cpu().numpy())[::-1])
-            if not reach.size:
+            voxels = np.stack(np.nonzero(mask.cpu().numpy())[::-1])
+            if not voxels.size:
                 raise UserError(
                     "mask", f"The fixed mask is too small for samples {spacing:g} mm apart.", "Use a larger mask."
                 )
-            last = np.array(grid.size) - 1
-            grid = grid.cropped(np.maximum(reach.min(1) - window, 0), np.minimum(reach.max(1) + window, last))
+            reach, last = np.ceil(REACH * window / grid.spacing).astype(int), np.array(grid.size) - 1
+            grid = grid.cropped(np.maximum(voxels.min(1) - reach, 0), np.minimum(voxels.max(1) + reach, last))
             mask = self._mask(grid)
-        self.points = self._points(grid).reshape(-1, 3)
-        self.shape = (1, 1, *grid.size[::-1])
-        sigma = SMOOTHING * spacing
-        self.moving = problem.moving_volume(sigma)
-        fixed = problem.fixed_volume(sigma).sample(self.points).reshape(self.shape)
-        self.ncc = LocalNcc(fixed, torch.ones_like(fixed) if mask is None else mask.reshape(self.shape), window, noise)
+        self.points = self._points(grid)
+        self.moving = problem.moving_volume(_antialiasing(spacing, problem.moving))
+        fixed = problem.fixed_volume(_antialiasing(spacing, problem.fixed)).sample(self.points)[0]
+        turned = problem.before.matrix(self.points)
+        if turned is not None:
+            self.located = self.moving.locate(problem.before(self.points))
+            turned = self.moving.matrix @ turned
+        self.turned = turned
+        sigma = (window / grid.spacing)[::-1].tolist()
+        self.ncc = LocalNcc(fixed, torch.ones_like(fixed) if mask is None else mask, sigma, noise)
         local = problem.grid.direction.T @ problem.frame.normalize(grid.origin)
         along = [local[a] + np.arange(n) * grid.spacing[a] / problem.frame.scale for a, n in enumerate(grid.size)]
         self.bases = [lattice.geometry.weights(a, along[a]).to(problem.device) for a in range(3)]
 
     def displacement(self, coefficients: Tensor) -> Tensor:
-        """The spline at every sample, (P, 3), from its coefficients (k, j, i, 3): one matrix product an axis."""
+        """The spline at every sample, (D, H, W, 3), from its coefficients (k, j, i, 3): one matrix product an axis."""
         x, y, z = self.bases
-        u = torch.einsum("zk,kjic->zjic", z, coefficients)
-        u = torch.einsum("yj,zjic->zyic", y, u)
-        return torch.einsum("xi,zyic->zyxc", x, u).reshape(-1, 3)
+        u = coefficients.permute(3, 0, 1, 2) @ x.T  # the components first: the products are of whole matrices then
+        u = y @ u
+        u = (z @ u.flatten(2)).reshape(3, len(z), *u.shape[2:])
+        return u.permute(1, 2, 3, 0)
 
     def loss(self, coefficients: Tensor) -> Tensor:
         """The local NCC loss of the spline with these coefficients."""
-        moved = self.problem.before(self.points + self.displacement(coefficients))
-        inside = self.problem.valid(moved, self.moving).reshape(self.shape)
-        return self.ncc(self.moving.sample(moved).reshape(self.shape), inside)
+        located = self._locate(coefficients)
+        inside = self.problem.valid_located(located, self.moving)
+        return self.ncc(self.moving.sample_located(located)[0], inside)
+
+    def _locate(self, coefficients: Tensor) -> Tensor:
+        """Where the samples lie in the moving volume, (D, H, W, 3). Linear maps are taken to the few coefficients."""
+        if self.turned is None:
+            return self.moving.locate(self.problem.before(self.points + self.displacement(coefficients)))
+        return self.located + self.displacement(coefficients @ self.turned.T)
 
     def _points(self, grid: Grid) -> Tensor:
         points = self.problem.frame.normalize(grid.points())
@@ -67,3 +86,9 @@ class ImageLattice:
         """The fixed mask's share of each sample of a grid, (k, j, i), or None where there is no mask."""
         volume = self.problem.fixed_mask_volume
         return None if volume is None else volume.sample(self._points(grid))[0]
+
+
+def _antialiasing(spacing: float, image: sitk.Image) -> np.ndarray:
+    """The Gaussian, (3,) mm, without which samples `spacing` mm apart would alias; none where voxels are as coarse."""
+    own = np.array(image.GetSpacing())
+    return np.where(spacing > FINER * own, SMOOTHING * spacing, 0)

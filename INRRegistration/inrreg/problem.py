@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,9 +14,13 @@ from inrreg.geometry import Frame, Grid, Volume
 from inrreg.intensities import normalize
 from inrreg.protocol import UserError
 from inrreg.sampling import BoxSampler, VoxelSampler
+from inrreg.torch_maps import Maps
 
 MIN_OVERLAP = 0.1
 """Least share of the fixed points (of the mask) that must lie in the moving image (its mask) at the start."""
+
+MIN_FILTERED = 4
+"""Samples along an axis that ITK's recursive filter needs."""
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Problem:
     moving_mask: sitk.Image | None = None
     fixed_labels: sitk.Image | None = None
     moving_labels: sitk.Image | None = None
-    before: Callable[[Tensor], Tensor] = field(default=lambda x: x)
+    before: Maps = field(default_factory=Maps)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
 
@@ -64,15 +67,18 @@ class Problem:
         shape = self.grid.size[::-1]
         return np.ones(shape, bool) if self.fixed_mask is None else _array(self.fixed_mask) > 0
 
-    def smoothed(self, image: sitk.Image, sigma: float) -> np.ndarray:
-        """An image's array (k, j, i) after a Gaussian of `sigma` mm, 0 for none."""
-        return _array(sitk.SmoothingRecursiveGaussian(image, float(sigma)) if sigma > 0 else image)
+    def smoothed(self, image: sitk.Image, sigma: float | np.ndarray) -> np.ndarray:
+        """An image's array (k, j, i) after a Gaussian of `sigma` mm, one or (3,) along its axes; 0 for none."""
+        for axis, part in enumerate(np.broadcast_to(sigma, 3).tolist()):
+            if part > 0 and image.GetSize()[axis] >= MIN_FILTERED:
+                image = sitk.RecursiveGaussian(image, sigma=part, direction=axis)
+        return _array(image)
 
-    def moving_volume(self, sigma: float = 0.0) -> Volume:
+    def moving_volume(self, sigma: float | np.ndarray = 0.0) -> Volume:
         """The moving image after a Gaussian of `sigma` mm."""
         return self._volume(self.smoothed(self.images[1], sigma), self.moving)
 
-    def fixed_volume(self, sigma: float = 0.0) -> Volume:
+    def fixed_volume(self, sigma: float | np.ndarray = 0.0) -> Volume:
         """The fixed image after a Gaussian of `sigma` mm."""
         return self._volume(self.smoothed(self.images[0], sigma), self.fixed)
 
@@ -102,11 +108,15 @@ class Problem:
 
     def valid(self, points: Tensor, moving: Volume) -> Tensor:
         """1 where moving-space points (..., 3) lie in the moving image and its mask, else 0; no gradient."""
-        with torch.no_grad():
-            inside = moving.contains(points)
-            if self.moving_mask_volume is not None:
-                inside &= self.moving_mask_volume.sample(points)[0] > 0.5
-            return inside.to(torch.float32)
+        return self.valid_located(moving.locate(points), moving)
+
+    @torch.no_grad()
+    def valid_located(self, located: Tensor, moving: Volume) -> Tensor:
+        """`valid` of what `moving.locate` gave; the moving mask shares the moving image's grid."""
+        inside = moving.contains_located(located)
+        if self.moving_mask_volume is not None:
+            inside &= self.moving_mask_volume.sample_located(located)[0] > 0.5
+        return inside.to(torch.float32)
 
     def voxels(self, sigma: float = 0.0, *, seed: int = 0) -> VoxelSampler:
         """Random voxels of the fixed mask with their value after a Gaussian of `sigma` mm, then their labels."""

@@ -24,9 +24,10 @@ def bending(hessian: Tensor) -> Tensor:
 
 
 def determinant(jacobian: Tensor) -> Tensor:
-    """det(I + grad u), (N,), from a displacement's Jacobian (N, 3, 3)."""
+    """det(I + grad u), (...), from a displacement's Jacobian (..., 3, 3)."""
     a = jacobian + torch.eye(3, dtype=jacobian.dtype, device=jacobian.device)
-    return torch.linalg.vecdot(a[:, 0], torch.linalg.cross(a[:, 1], a[:, 2]))
+    (a00, a01, a02), (a10, a11, a12), (a20, a21, a22) = (row.unbind(-1) for row in a.unbind(-2))
+    return a00 * (a11 * a22 - a12 * a21) - a01 * (a10 * a22 - a12 * a20) + a02 * (a10 * a21 - a11 * a20)
 
 
 def jacobian_deviation(jacobian: Tensor) -> Tensor:
@@ -50,3 +51,8 @@ def isotropic_total_variation(jacobian: Tensor, smoothing: float = 1e-3) -> Tens
     `smoothing` rounds its corner at zero.
     """
     return (jacobian.square().sum((-1, -2)) + smoothing**2).sqrt().mean() - smoothing
+
+
+def folding(jacobian: Tensor, margin: float = 0.1) -> Tensor:
+    """Mean ReLU(margin - det(I + grad u)), nothing but the fold itself and what is about to. (..., 3, 3)."""
+    return torch.relu(margin - determinant(jacobian)).mean()

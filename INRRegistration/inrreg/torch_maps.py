@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,23 +12,47 @@ from inrreg.geometry import Frame, Volume
 from inrreg.transforms import Affine, PointMap
 
 
-def differentiable(parts: tuple[PointMap, ...], frame: Frame, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Affine maps and displacement grids, the first applied first, on normalized points (..., 3)."""
-    maps = [_affine(part, frame, device) if isinstance(part, Affine) else _grid(part, frame, device) for part in parts]
+@dataclass(frozen=True)
+class Linear:
+    """points (..., 3) -> `matrix` points + `offset`, normalized coordinates on both sides."""
 
-    def apply(points: Tensor) -> Tensor:
-        for each in maps:
-            points = each(points)
+    matrix: Tensor
+    offset: Tensor
+
+    def __call__(self, points: Tensor) -> Tensor:
+        return points @ self.matrix.T + self.offset
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Maps of normalized points (..., 3), the first applied first; none is the identity."""
+
+    parts: tuple[Callable[[Tensor], Tensor], ...] = ()
+
+    def __call__(self, points: Tensor) -> Tensor:
+        for part in self.parts:
+            points = part(points)
         return points
 
-    return apply
+    def matrix(self, like: Tensor) -> Tensor | None:
+        """What the whole multiplies a displacement by, (3, 3), on the device of `like`; None if it is not linear."""
+        matrix = torch.eye(3, dtype=like.dtype, device=like.device)
+        for part in self.parts:
+            if not isinstance(part, Linear):
+                return None
+            matrix = part.matrix @ matrix
+        return matrix
 
 
-def _affine(part: Affine, frame: Frame, device: torch.device) -> Callable[[Tensor], Tensor]:
-    matrix, offset = (
-        torch.as_tensor(array, dtype=torch.float32, device=device) for array in frame.affine(part.matrix, part.offset)
-    )
-    return lambda points: points @ matrix.T + offset
+def differentiable(parts: tuple[PointMap, ...], frame: Frame, device: torch.device) -> Maps:
+    """Affine maps and displacement grids, the first applied first, on normalized points (..., 3)."""
+    make = {True: _linear, False: _grid}
+    return Maps(tuple(make[isinstance(part, Affine)](part, frame, device) for part in parts))
+
+
+def _linear(part: Affine, frame: Frame, device: torch.device) -> Linear:
+    arrays = frame.affine(part.matrix, part.offset)
+    return Linear(*(torch.as_tensor(array, dtype=torch.float32, device=device) for array in arrays))
 
 
 def _grid(part: PointMap, frame: Frame, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from inrreg.fields import Dual, Field, Lattice, LatticeGeometry, Siren, from_spec
+from inrreg.fields import Dual, Field, Lattice, LatticeGeometry, Separable, Siren, from_spec
 from inrreg.geometry import Frame, Grid
 
 OBLIQUE = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
@@ -30,7 +30,25 @@ def lattice() -> Lattice:
     return Lattice(networks, LatticeGeometry.covering(GRID, FRAME, 9.0))
 
 
-FIELDS = {"siren": siren, "dual": dual, "dual without its fine branch": lambda: dual(False), "lattice": lattice}
+def separable() -> Separable:
+    return Separable(12, 2, 6.0, 8, 0.5, OBLIQUE.tolist(), generator=torch.Generator().manual_seed(6))
+
+
+def residual() -> Lattice:
+    field = Lattice([separable()], LatticeGeometry.covering(GRID, FRAME, 9.0), residual=True)
+    with torch.no_grad():
+        field.residual.normal_(0, 0.1, generator=torch.Generator().manual_seed(7))
+    return field
+
+
+FIELDS = {
+    "siren": siren,
+    "separable": separable,
+    "dual": dual,
+    "dual without its fine branch": lambda: dual(False),
+    "lattice": lattice,
+    "lattice with a residual": residual,
+}
 
 
 def inside(count: int, dtype: torch.dtype) -> torch.Tensor:
@@ -77,12 +95,13 @@ def test_gradients_of_derivatives_reach_the_weights(name: str) -> None:
     field = FIELDS[name]().to(torch.float64)
     x = inside(16, torch.float64)
     field.jet(x, 2, trace=True).laplacian.square().sum().backward()
-    weight = next(p for p in field.parameters() if p.requires_grad and p.dim() == 2)
-    found, step = weight.grad[1, 1].item(), 1e-6
+    weight = next(p for p in field.parameters() if p.requires_grad and p.dim() >= 2)
+    entry, step = weight.grad.abs().argmax(), 1e-6
+    found = weight.grad.view(-1)[entry].item()
     values = []
     for shift in (step, -2 * step):
         with torch.no_grad():
-            weight[1, 1] += shift
+            weight.view(-1)[entry] += shift
         values.append(field.jet(x, 2, trace=True).laplacian.square().sum().item())
     assert found == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
 
@@ -159,11 +178,30 @@ def test_a_spline_reproduces_cubic_polynomials_between_its_nodes() -> None:
     assert torch.allclose(jet.value, x @ network.matrix.T, atol=1e-9)
     assert torch.allclose(jet.jacobian, network.matrix.expand(100, 3, 3), atol=1e-9)
     assert jet.hessian.abs().max() < 1e-8
-    at_nodes = field.jacobian_at_nodes(field.coefficients())
-    assert torch.allclose(at_nodes, network.matrix.expand(*at_nodes.shape), atol=1e-9)
+    in_cells = field.jacobian_of_cells(field.coefficients())
+    rotation = torch.as_tensor(OBLIQUE)
+    own = rotation.T @ network.matrix @ rotation
+    assert torch.allclose(in_cells, own.expand(*in_cells.shape), atol=1e-9)
 
 
 def test_several_networks_are_averaged() -> None:
     field, x = lattice(), inside(50, torch.float32)
     single = [Lattice([network], field.geometry).value(x) for network in field.networks]
     assert torch.allclose(field.value(x), (single[0] + single[1]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [OBLIQUE, np.eye(3)], ids=["its own axes", "other axes"])
+@pytest.mark.parametrize("name", ["separable", "siren"])
+def test_on_axes_equals_point_by_point(name: str, axes: np.ndarray) -> None:
+    field, turn = FIELDS[name]().double(), torch.as_tensor(axes)
+    coordinates = [torch.linspace(-0.7, 0.6, n, dtype=torch.float64) for n in (4, 3, 5)]
+    z, y, x = torch.meshgrid(*reversed(coordinates), indexing="ij")
+    points = torch.stack([x, y, z], -1) @ turn.T
+    expected = field.value(points.reshape(-1, 3)).reshape(points.shape)
+    assert torch.allclose(field.on_axes(coordinates, turn), expected, atol=1e-9)
+
+
+def test_a_residual_is_added_at_the_nodes() -> None:
+    with_it = residual()
+    without = Lattice([with_it.networks[0]], with_it.geometry)
+    assert torch.allclose(with_it.coefficients() - without.coefficients(), with_it.residual, atol=1e-6)

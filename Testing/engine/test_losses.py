@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter
 
 from inrreg.regularization import (
     bending,
     curvature,
     determinant,
+    folding,
     isotropic_total_variation,
     jacobian_deviation,
     jacobian_shrinkage,
 )
-from inrreg.similarity import LocalNcc, box_mean, lobe_cross_entropy, ncc_loss
+from inrreg.similarity import GaussianWindow, LocalNcc, lobe_cross_entropy, ncc_loss
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -58,43 +59,62 @@ def test_points_that_left_exert_no_pull() -> None:
 # --------------------------------------------------------------------------------- local correlation
 
 
-def test_box_mean_equals_scipys_filter_inside() -> None:
-    image = random(1, 1, 12, 11, 10)
-    expected = uniform_filter(image[0, 0].numpy(), 5)
-    assert np.allclose(box_mean(image, 2)[0, 0].numpy()[2:-2, 2:-2, 2:-2], expected[2:-2, 2:-2, 2:-2])
+def test_window_equals_scipys_filter_inside() -> None:
+    image = random(2, 24, 22, 20)
+    expected = [gaussian_filter(channel, (1.2, 1.0, 0.8), truncate=8) for channel in image.numpy()]
+    inner = (slice(None), *[slice(8, -8)] * 3)
+    found = GaussianWindow(image.shape[1:], (1.2, 1.0, 0.8))(image).numpy()
+    assert np.allclose(found[inner], np.stack(expected)[inner], atol=1e-6)
 
 
-def test_box_mean_of_a_constant_is_the_constant_up_to_the_border() -> None:
-    assert torch.allclose(box_mean(torch.full((1, 1, 6, 7, 8), 0.3), 2), torch.full((1, 1, 6, 7, 8), 0.3))
+def test_window_of_a_constant_is_the_constant_up_to_the_border() -> None:
+    assert torch.allclose(GaussianWindow((6, 7, 8), (2, 1, 3))(torch.full((1, 6, 7, 8), 0.3)), torch.tensor(0.3))
+
+
+def test_windows_adjoint_is_its_transpose() -> None:
+    window, a, b = GaussianWindow((5, 6, 7), (1, 2, 1.5)), random(1, 5, 6, 7), random(1, 5, 6, 7, seed=1)
+    assert (window(a) * b).sum().item() == pytest.approx((a * window.adjoint(b)).sum().item(), rel=1e-9)
 
 
 def test_local_ncc_equals_a_loop_over_windows() -> None:
-    fixed, warped = random(1, 1, 7, 8, 9), random(1, 1, 7, 8, 9, seed=1)
-    noise, values = 1e-3, []
-    for k, j, i in np.ndindex(7, 8, 9):
-        window = tuple(slice(max(0, n - 1), n + 2) for n in (k, j, i))
-        f, m = (image[0, 0].numpy()[window] for image in (fixed, warped))
-        covariance = (f * m).mean() - f.mean() * m.mean()
-        values.append(covariance / ((f.var() + noise) * (m.var() + noise)) ** 0.5)
+    fixed, warped = random(7, 8, 9), random(7, 8, 9, seed=1)
+    noise, sigma, values = 1e-3, (1.0, 1.5, 2.0), []
+    axes = np.indices((7, 8, 9))
+    for point in np.ndindex(7, 8, 9):
+        distance = sum(((axes[a] - point[a]) / sigma[a]) ** 2 for a in range(3))
+        weights = np.exp(-distance / 2)
+        weights /= weights.sum()
+        f, m = (image.numpy() for image in (fixed, warped))
+        means = (weights * f).sum(), (weights * m).sum()
+        variances = [(weights * a * a).sum() - mean**2 for a, mean in zip((f, m), means, strict=True)]
+        covariance = (weights * f * m).sum() - means[0] * means[1]
+        values.append(covariance / ((variances[0] + noise) * (variances[1] + noise)) ** 0.5)
     everywhere = torch.ones_like(fixed)
-    loss = LocalNcc(fixed, everywhere, 1, noise)(warped, everywhere)
-    assert loss.item() == pytest.approx(1 - np.mean(values), abs=1e-9)
+    loss = LocalNcc(fixed, everywhere, sigma, noise)(warped, everywhere)
+    assert loss.item() == pytest.approx(1 - np.mean(values), abs=1e-7)
+
+
+def test_local_nccs_gradient_is_the_numerical_one() -> None:
+    fixed, warped = random(5, 6, 7), random(5, 6, 7, seed=1).requires_grad_(True)
+    loss = LocalNcc(fixed, (random(5, 6, 7, seed=2) > 0.3).double(), (1.0, 1.3, 0.8), 1e-2)
+    inside = (random(5, 6, 7, seed=3) > 0.2).double()
+    assert torch.autograd.gradcheck(lambda image: 3 * loss(image, inside), warped, atol=1e-7)
 
 
 def test_local_ncc_counts_only_the_mask_and_what_came_from_inside() -> None:
-    fixed = random(1, 1, 8, 8, 8)
+    fixed = random(8, 8, 8)
     mask, inside = torch.zeros_like(fixed), torch.ones_like(fixed)
     mask[..., :4] = 1
-    loss = LocalNcc(fixed, mask, 1, 1e-9)
+    loss = LocalNcc(fixed, mask, (1, 1, 1), 1e-9)
     assert loss(fixed, inside).item() == pytest.approx(0, abs=1e-5)
     inside[..., :2] = 0  # half of the mask
     assert loss(fixed, inside).item() == pytest.approx(0.5, abs=1e-5)
 
 
 def test_an_inverted_match_is_worse_than_none() -> None:
-    fixed = random(1, 1, 8, 8, 8)
+    fixed = random(8, 8, 8)
     everywhere = torch.ones_like(fixed)
-    assert LocalNcc(fixed, everywhere, 1, 1e-9)(-fixed, everywhere).item() == pytest.approx(2, abs=1e-5)
+    assert LocalNcc(fixed, everywhere, (1, 1, 1), 1e-9)(-fixed, everywhere).item() == pytest.approx(2, abs=1e-5)
 
 
 # --------------------------------------------------------------------------------------------- labels
@@ -152,5 +172,10 @@ def test_total_variation_is_linear_in_a_jump_and_blind_to_direction() -> None:
 
 def test_no_deformation_costs_nothing() -> None:
     still = torch.zeros(6, 3, 3)
-    for term in (jacobian_deviation, jacobian_shrinkage, isotropic_total_variation):
+    for term in (jacobian_deviation, jacobian_shrinkage, isotropic_total_variation, folding):
         assert term(still).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_folding_sees_only_what_folds_or_is_about_to() -> None:
+    squeezed = torch.diag_embed(torch.tensor([[-0.85, 0, 0], [-0.95, 0, 0], [-1.5, 0, 0]]))
+    assert folding(squeezed, 0.1).item() == pytest.approx((0 + 0.05 + 0.6) / 3, abs=1e-6)

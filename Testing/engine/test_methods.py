@@ -17,6 +17,7 @@ from inrreg.fields import Field
 from inrreg.optimization import Cancelled, Run
 from inrreg.phantom import Phantom, thorax
 from inrreg.problem import Problem
+from inrreg.torch_maps import Maps
 
 QUICK: dict[str, dict[str, Any]] = {
     "fast": {"steps": (40, 30, 20), "image_spacing": (12, 8, 6), "node_spacing": (24, 16, 12)},
@@ -135,7 +136,7 @@ def test_a_time_budget_ends_it_early(method: str) -> None:
 @pytest.mark.parametrize("method", methods())
 def test_a_loss_that_is_no_number_ends_in_words(method: str) -> None:
     given = problem()
-    given.before = lambda x: x * float("nan")
+    given.before = Maps((lambda x: x * float("nan"),))
     given.valid = lambda points, moving: torch.ones(points.shape[:-1])
     with pytest.raises(protocol.UserError, match="diverged"):
         fit(method, Run(), given)

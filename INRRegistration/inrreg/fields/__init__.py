@@ -3,6 +3,7 @@
 from inrreg.fields.base import Field, Jet, from_spec
 from inrreg.fields.dual import Dual
 from inrreg.fields.lattice import Lattice, LatticeGeometry
+from inrreg.fields.separable import Separable
 from inrreg.fields.siren import Siren
 
-__all__ = ["Dual", "Field", "Jet", "Lattice", "LatticeGeometry", "Siren", "from_spec"]
+__all__ = ["Dual", "Field", "Jet", "Lattice", "LatticeGeometry", "Separable", "Siren", "from_spec"]

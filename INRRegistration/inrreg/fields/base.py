@@ -57,6 +57,15 @@ class Field(nn.Module, ABC):
     def spec(self) -> dict[str, Any]:
         """Plain JSON values from which `from_spec` builds a field of this shape; weights are kept apart."""
 
+    def on_axes(self, coordinates: list[Tensor], axes: Tensor) -> Tensor:
+        """Displacements (k, j, i, 3) at a grid's points, from the coordinates (n,) along each of its three axes.
+
+        `axes` (3, 3) has the directions of i, j and k as columns.
+        """
+        z, y, x = torch.meshgrid(*reversed(coordinates), indexing="ij")
+        points = torch.stack([x, y, z], -1) @ axes.T
+        return self.value(points.reshape(-1, 3)).reshape(points.shape)
+
     def check_order(self, order: int) -> None:
         """Raise ValueError unless `jet` can answer that order."""
         if not 1 <= order <= self.order:

@@ -1,7 +1,7 @@
 """A cubic B-spline lattice whose nodes an implicit neural representation predicts.
 
-The network captures large motion, as a network does; the lattice makes a dense evaluation cheap: over a
-regular grid it is three small matrix products (Unser 1999 for the splines).
+The network captures large motion, as a network does; the lattice makes a dense evaluation cheap: over a regular grid it
+is three small matrix products (Unser 1999 for the splines). A residual at the nodes may take what the network leaves.
 """
 
 from __future__ import annotations
@@ -39,11 +39,10 @@ class LatticeGeometry:
         first = grid.direction.T @ frame.normalize(grid.origin)
         return cls(size, first - step, step, grid.direction)
 
-    def nodes(self) -> Tensor:
-        """Positions of all nodes, (k, j, i, 3) float64 normalized."""
-        i, j, k = (self.origin[a] + self.spacing[a] * np.arange(n, dtype=np.float64) for a, n in enumerate(self.size))
-        z, y, x = np.meshgrid(k, j, i, indexing="ij")
-        return torch.as_tensor(np.stack([x, y, z], -1) @ self.rotation.T)
+    @property
+    def coordinates(self) -> np.ndarray:
+        """Positions of the nodes along the first axis, then along the second, then the third, normalized."""
+        return np.concatenate([self.origin[a] + self.spacing[a] * np.arange(n) for a, n in enumerate(self.size)])
 
     def weights(self, axis: int, points: np.ndarray, derivative: int = 0) -> Tensor:
         """The matrix (P, n) that takes the coefficients along one axis to P points of that axis, normalized."""
@@ -68,32 +67,43 @@ def _basis(t: Tensor, derivative: int) -> Tensor:
 
 
 class Lattice(Field):
-    """A cubic B-spline whose coefficients are a network's values at the nodes; several networks are averaged."""
+    """A cubic B-spline whose coefficients are a network's values at the nodes; several networks are averaged.
+
+    With `residual` each node has a displacement of its own, zero at first, that is added to the network's.
+    """
 
     kind = "lattice"
 
-    def __init__(self, networks: list[Field | dict[str, Any]], geometry: LatticeGeometry | dict[str, Any]) -> None:
+    def __init__(
+        self,
+        networks: list[Field | dict[str, Any]],
+        geometry: LatticeGeometry | dict[str, Any],
+        residual: bool = False,
+    ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(part if isinstance(part, Field) else from_spec(part) for part in networks)
         if isinstance(geometry, dict):
             arrays = {name: np.array(geometry[name]) for name in ("origin", "spacing", "rotation")}
             geometry = LatticeGeometry(tuple(geometry["size"]), **arrays)
         self.geometry = geometry
+        self.residual = nn.Parameter(torch.zeros(*geometry.size[::-1], 3)) if residual else None
         self._constants: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
         self.register_buffer("_frozen", None, persistent=False)
 
     def spec(self) -> dict[str, Any]:
         geometry = {"size": list(self.geometry.size)}
         geometry |= {name: getattr(self.geometry, name).tolist() for name in ("origin", "spacing", "rotation")}
-        return {"kind": self.kind, "networks": [part.spec() for part in self.networks], "geometry": geometry}
+        networks = [part.spec() for part in self.networks]
+        return {"kind": self.kind, "networks": networks, "geometry": geometry, "residual": self.residual is not None}
 
     def coefficients(self) -> Tensor:
         """The spline's coefficients, (k, j, i, 3) normalized displacements; kept once the field is frozen."""
         if self._frozen is not None:
             return self._frozen
-        nodes = self._constant("nodes", next(self.networks.parameters()))
-        mean = torch.stack([part.value(nodes.reshape(-1, 3)) for part in self.networks]).mean(0)
-        return mean.reshape(nodes.shape)
+        like = next(self.networks.parameters())
+        coordinates, axes = self._constant("coordinates", like).split(self.geometry.size), self._turn(like).T
+        mean = torch.stack([part.on_axes(list(coordinates), axes) for part in self.networks]).mean(0)
+        return mean if self.residual is None else mean + self.residual
 
     def freeze(self) -> Lattice:
         super().freeze()
@@ -123,24 +133,31 @@ class Lattice(Field):
         turn = self._turn(x)
         return Jet(value, jacobian, torch.einsum("niab,aj,bk->nijk", hessian, turn, turn))
 
-    def jacobian_at_nodes(self, coefficients: Tensor) -> Tensor:
-        """The Jacobian (k, j, i, 3, 3) at the nodes that have neighbours on all sides, from the coefficients."""
+    def jacobian_of_cells(self, coefficients: Tensor) -> Tensor:
+        """The control net's Jacobian at the first and the last corner of every cell, (2, k - 1, j - 1, i - 1, 3, 3).
+
+        By differences of neighbouring coefficients, along and in the lattice's own axes: determinant and Frobenius norm
+        are the world's. Where the control net does not fold, its spline hardly can.
+        """
+        local = (coefficients @ self._constant("rotation", coefficients)).permute(3, 0, 1, 2).contiguous()
         columns = []
         for axis in range(3):
-            part = coefficients
-            for other in range(3):
-                dim = 2 - other  # memory order is z, y, x
-                low, mid, high = (part.narrow(dim, start, part.shape[dim] - 2) for start in range(3))
-                slope = (high - low) / (2 * self.geometry.spacing[axis])
-                part = slope if other == axis else (low + 4 * mid + high) / 6
-            columns.append(part)
-        return torch.stack(columns, -1) @ self._turn(coefficients)
+            dim = 3 - axis  # memory order is z, y, x, behind the components
+            edges = local.diff(dim=dim) / self.geometry.spacing[axis]
+            others = [d for d in (1, 2, 3) if d != dim]
+            for start in (0, 1):
+                part = edges
+                for d in others:
+                    part = part.narrow(d, start, local.shape[d] - 1)
+                columns.append(part)
+        jacobian = torch.stack(columns).unflatten(0, (3, 2))  # axis, corner, component, z, y, x
+        return jacobian.permute(1, 3, 4, 5, 2, 0)
 
     def _constant(self, name: str, like: Tensor) -> Tensor:
-        """Nodes, origin, spacing or rotation in the type and on the device of another tensor, made once for each."""
+        """Coordinates, origin, spacing or rotation in the type and on the device of another tensor, each made once."""
         key = (name, like.dtype, like.device)
         if key not in self._constants:
-            exact = self.geometry.nodes() if name == "nodes" else torch.as_tensor(getattr(self.geometry, name))
+            exact = torch.as_tensor(getattr(self.geometry, name))
             self._constants[key] = exact.to(like.dtype).to(like.device)  # in this order: not every device has float64
         return self._constants[key]
 
