@@ -53,6 +53,17 @@ def isotropic_total_variation(jacobian: Tensor, smoothing: float = 1e-3) -> Tens
     return (jacobian.square().sum((-1, -2)) + smoothing**2).sqrt().mean() - smoothing
 
 
+def kinks(change: Tensor, threshold: float, smoothing: float = 1e-3) -> Tensor:
+    """Mean t s / (s + t), s the Frobenius norm of how the Jacobian changes from cell to cell, t the `threshold`.
+
+    `change` (..., 3, 3), dimensionless. Linear where s is small, which is what noise makes of a smooth motion;
+    saturated where organs slide, so that the sliding costs a constant and is not pulled at (a robust function as in
+    Geman and McClure 1985, on the second differences; `smoothing` rounds its corner at zero).
+    """
+    size = (change.square().sum((-1, -2)) + smoothing**2).sqrt()
+    return (threshold * size / (size + threshold)).mean()
+
+
 def folding(jacobian: Tensor, margin: float = 0.1) -> Tensor:
     """Mean ReLU(margin - det(I + grad u)), nothing but the fold itself and what is about to. (..., 3, 3)."""
     return torch.relu(margin - determinant(jacobian)).mean()

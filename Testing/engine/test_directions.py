@@ -441,7 +441,7 @@ def test_prealignment_finds_a_known_transform_and_is_kept_apart(kind: str, anato
     files = {"fixed": str(tmp_path / "fixed.nrrd"), "moving": str(tmp_path / "moving.nrrd")}
     sitk.WriteImage(fixed, files["fixed"])
     sitk.WriteImage(anatomy, files["moving"])
-    quick = {"steps": (1,), "image_spacing": (24,), "node_spacing": (60,), "window": (1,), "width": 8, "start": 0.0}
+    quick = {"steps": (1,), "image_spacing": (24,), "node_spacing": (60,), "width": 8, "start": 1e-6}
     register(Job(**files, prealign=kind, overrides=quick, threads=1), tmp_path / "result")
     made = Deformation.load(tmp_path / "result")
     assert len(made.before) == 1
@@ -484,7 +484,7 @@ def test_initial_transform_is_part_of_the_result(kind: str, anatomy: sitk.Image,
     files = {"fixed": str(tmp_path / "fixed.nrrd"), "moving": str(tmp_path / "moving.nrrd")}
     sitk.WriteImage(anatomy, files["fixed"])
     sitk.WriteImage(warp(anatomy, Affine(np.eye(3), np.array([5.0, 0, 0])), fixed), files["moving"])
-    quick = {"steps": (1,), "image_spacing": (24,), "node_spacing": (60,), "window": (1,), "width": 8, "start": 0.0}
+    quick = {"steps": (1,), "image_spacing": (24,), "node_spacing": (60,), "width": 8, "start": 1e-6}
     register(Job(**files, initial_transform=str(path), overrides=quick, threads=1), tmp_path / "result")
     made = Deformation.load(tmp_path / "result")
     points = within(fixed, 300)

@@ -182,6 +182,7 @@ def test_a_spline_reproduces_cubic_polynomials_between_its_nodes() -> None:
     rotation = torch.as_tensor(OBLIQUE)
     own = rotation.T @ network.matrix @ rotation
     assert torch.allclose(in_cells, own.expand(*in_cells.shape), atol=1e-9)
+    assert field.kinks(field.coefficients()).abs().max() < 1e-8
 
 
 def test_several_networks_are_averaged() -> None:

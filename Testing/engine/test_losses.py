@@ -15,6 +15,7 @@ from inrreg.regularization import (
     isotropic_total_variation,
     jacobian_deviation,
     jacobian_shrinkage,
+    kinks,
 )
 from inrreg.similarity import GaussianWindow, LocalNcc, lobe_cross_entropy, ncc_loss
 
@@ -179,3 +180,12 @@ def test_no_deformation_costs_nothing() -> None:
 def test_folding_sees_only_what_folds_or_is_about_to() -> None:
     squeezed = torch.diag_embed(torch.tensor([[-0.85, 0, 0], [-0.95, 0, 0], [-1.5, 0, 0]]))
     assert folding(squeezed, 0.1).item() == pytest.approx((0 + 0.05 + 0.6) / 3, abs=1e-6)
+
+
+def test_kinks_saturate() -> None:
+    size = torch.tensor([0.01, 0.2, 50.0])
+    change = torch.zeros(3, 3, 3)
+    change[:, 1, 2] = size
+    costs = [kinks(part[None], 0.2, 1e-6).item() for part in change]
+    assert costs == pytest.approx([0.2 * s / (s + 0.2) for s in size.tolist()], rel=1e-3)
+    assert costs[2] < 0.2

@@ -26,12 +26,11 @@ from inrreg.transforms import numerical_jacobian
 
 QUICK = {
     "fast": {
-        "steps": (12, 6),
-        "image_spacing": (16, 12),
+        "steps": (30, 10),
+        "image_spacing": (14, 10),
         "node_spacing": (40, 30),
-        "window": (2, 1),
         "width": 32,
-        "rate": 3e-3,
+        "rate": 4e-3,
     },
     "idir": {"steps": 6, "points": 500, "regularized": 0.2, "width": 32, "hidden": 2, "omega": 8},
     "dual": {"points": 500, "width": 32},
@@ -159,7 +158,7 @@ def test_events_are_messages_with_rising_steps(finished: tuple[Path, dict[str, A
     progress = [event.data for event in events if event.kind == "progress"]
     assert progress
     assert [each["step"] for each in progress] == sorted(each["step"] for each in progress)
-    assert progress[-1]["step"] == progress[-1]["steps"] == 18
+    assert progress[-1]["step"] == progress[-1]["steps"] == 40
     for event in events:
         assert Message.decode(event.encode(), EVENTS).kind == event.kind
 
@@ -300,7 +299,7 @@ def test_fixed_mask_restricts_the_data(job: Job, phantom: Phantom, tmp_path: Pat
     array = sitk.GetArrayFromImage(phantom.fixed)
     near = sitk.GetArrayFromImage(sitk.BinaryDilate(phantom.fixed_mask, [4, 4, 4])) > 0
     files = {"fixed": shown(phantom.fixed, np.where(near, array, 0), tmp_path / "spoilt.nrrd")}
-    close = job.overrides | {"window": (1, 1), "image_spacing": (10, 8)}  # so that no window reaches there
+    close = job.overrides | {"window": 0.7, "image_spacing": (10, 8)}  # so that no window reaches there
     apart = {}
     for name, mask in (("without", {}), ("with", {"fixed_mask": job.fixed_mask})):
         for folder, changes in ((f"whole {name}", mask), (f"spoilt {name}", mask | files)):

@@ -153,6 +153,19 @@ class Lattice(Field):
         jacobian = torch.stack(columns).unflatten(0, (3, 2))  # axis, corner, component, z, y, x
         return jacobian.permute(1, 3, 4, 5, 2, 0)
 
+    def kinks(self, coefficients: Tensor) -> Tensor:
+        """How the control net's slope along each axis changes at the inner nodes, (k - 2, j - 2, i - 2, 3, 3).
+
+        Entry [..., c, a] is the second difference of component c along the lattice's axis a over the spacing.
+        """
+        columns = []
+        for axis in range(3):
+            part = coefficients.diff(n=2, dim=2 - axis) / self.geometry.spacing[axis]
+            for other in {0, 1, 2} - {2 - axis}:
+                part = part.narrow(other, 1, coefficients.shape[other] - 2)
+            columns.append(part)
+        return torch.stack(columns, -1)
+
     def _constant(self, name: str, like: Tensor) -> Tensor:
         """Coordinates, origin, spacing or rotation in the type and on the device of another tensor, each made once."""
         key = (name, like.dtype, like.device)
