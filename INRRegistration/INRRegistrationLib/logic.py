@@ -27,7 +27,12 @@ class Registrations:
         self.process = WorkerProcess()
         self.run: Run | None = None
         self._folder: JobsFolder | None = None
-        self._starting = False
+        self._starting = self._watching = False
+
+    def warm_up(self) -> None:
+        """Start the worker ahead of any registration: it knows the devices."""
+        self._watch_exit()
+        self.process.start()
 
     def start(self, request: Callable[[], Request]) -> Run:
         """Begin the registration that `request` gives, asked again after an installation: the scene may be another.
@@ -53,7 +58,7 @@ class Registrations:
             temporary = Path(slicer.app.temporaryPath)
             self._folder = JobsFolder(temporary)
             threading.Thread(target=remove_abandoned, args=(temporary,), daemon=True).start()
-            slicer.app.aboutToQuit.connect(self.quit)
+        self._watch_exit()
         folder = self._folder.new()
         try:
             return Run(request, self.process, folder)
@@ -77,10 +82,17 @@ class Registrations:
         if self.run is not None:
             self.run.abort()
         self.process.stop()
-        if self._folder is not None:
+        if self._watching:
+            self._watching = False
             slicer.app.aboutToQuit.disconnect(self.quit)
+        if self._folder is not None:
             self._folder.remove()
             self._folder = None
+
+    def _watch_exit(self) -> None:
+        if not self._watching:
+            self._watching = True
+            slicer.app.aboutToQuit.connect(self.quit)
 
     def quit(self, *_: Any) -> None:
         """Slicer exits: there is no event loop any more that would see to the worker's end."""

@@ -173,7 +173,7 @@ class Panel(VTKObservationMixin):
         from . import dependencies
 
         if not read(self.ui.advancedSection, "collapsed") and dependencies.satisfied("torch", dependencies.TORCH):
-            self.registrations.process.start()
+            self.registrations.warm_up()
 
     def _on_hello(self, data: dict[str, Any]) -> None:
         self._log(", ".join(f"{name} {version}" for name, version in data["versions"].items()))

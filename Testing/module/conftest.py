@@ -157,6 +157,8 @@ class User:
         self.window.save(SCREENSHOTS / f"{name}.png")
 
     def leave(self):
+        """Exit from Slicer."""
+        self.slicer.app.aboutToQuit.emit()
         self.window.takeCentralWidget()
         application.unload_module("INRRegistration")
         self.window.close()

@@ -112,12 +112,12 @@ sys.path[:0] = [{str(ROOT / "Testing" / "host")!r}, {str(MODULE.parent)!r}]
 from standin import application
 slicer = application.start(sys.argv[1])
 from inrreg import methods
+methods.__path__.append({str(FAKES / "methods")!r})
 widget = application.load_module({str(MODULE)!r})
 from INRRegistrationLib import process, selftest
 if sys.argv[2] == "real":
     arguments = dict(overrides={{"steps": [5000, 10, 10]}}, threads=1)
 else:
-    methods.__path__.append({str(FAKES / "methods")!r})
     process.command = lambda: [sys.executable, {str(FAKES / "fake_worker.py")!r}]
     arguments = dict(preset="fake", overrides={{"behaviour": sys.argv[2], "steps": 100000}})
 from INRRegistration import INRRegistrationLogic

@@ -17,7 +17,7 @@ def logic(slicer, fake_engine):
     from INRRegistrationLib.logic import shared
 
     yield INRRegistrationLogic()
-    shared().close()
+    shared().quit()
 
 
 def test_blocking(logic, slicer, pair):

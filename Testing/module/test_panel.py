@@ -322,9 +322,8 @@ def test_exit_in_mid_run_leaves_nothing(slicer, fake_engine, pair):
     user.click()
     user.wait(lambda: user.ui.progressBar.value > 0)
     worker = user.process.process_id
-    slicer.app.aboutToQuit.emit()
-    assert not Path(f"/proc/{worker}").exists()
     user.leave()
+    assert not Path(f"/proc/{worker}").exists()
     assert not list(Path(slicer.app.temporaryPath).glob("INRRegistration-*"))
 
 
