@@ -6,6 +6,7 @@ however the owner ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -33,11 +34,7 @@ class JobsFolder:
 
     def remove(self) -> None:
         """Remove it all; what another program holds open goes with the next Slicer."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._file is not None:
-            self._file.close()
-        if not self.path.exists():
-            _lock_of(self.path).unlink(missing_ok=True)
+        _remove(self.path, self._file)
 
 
 def remove_abandoned(temporary: Path) -> None:
@@ -45,11 +42,17 @@ def remove_abandoned(temporary: Path) -> None:
     for lock in Path(temporary).glob(f"{PREFIX}*{LOCK}"):
         file = _locked(lock)
         if file is not None:
-            folder = lock.with_name(lock.name.removesuffix(LOCK))
-            shutil.rmtree(folder, ignore_errors=True)
-            file.close()
-            if not folder.exists():
-                lock.unlink(missing_ok=True)
+            _remove(lock.with_name(lock.name.removesuffix(LOCK)), file)
+
+
+def _remove(folder: Path, file: IO[bytes] | None) -> None:
+    """Remove a folder, and its lock once that is gone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if file is not None:
+        file.close()
+    if not folder.exists():
+        with contextlib.suppress(OSError):
+            _lock_of(folder).unlink(missing_ok=True)
 
 
 def _lock_of(folder: Path) -> Path:
