@@ -213,6 +213,10 @@ class Job:
         """The preset's settings with this job's overrides."""
         return preset(self.preset).settings.override(self.overrides)
 
+    def files(self) -> dict[str, str]:
+        """The names of the files that this job has, by entry."""
+        return {name: path for name in self.FILES if (path := getattr(self, name))}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, with the version."""
         return {"version": VERSION, **dataclasses.asdict(self)}
@@ -241,15 +245,14 @@ class Job:
         folder = Path(folder).resolve()
         job = cls.from_dict(read_json(folder / "job.json"))
         absolute = {}
-        for name in cls.FILES:
-            if entry := getattr(job, name):
-                try:
-                    path = (folder / entry).resolve()
-                except (OSError, RuntimeError, ValueError):  # a null byte, a loop of links
-                    raise UserError("job", f"Job entry '{name}' is not a usable file name.") from None
-                if not path.is_relative_to(folder):
-                    raise UserError("job", f"Job entry '{name}' points outside the job folder.")
-                absolute[name] = str(path)
+        for name, entry in job.files().items():
+            try:
+                path = (folder / entry).resolve()
+            except (OSError, RuntimeError, ValueError):  # a null byte, a loop of links
+                raise UserError("job", f"Job entry '{name}' is not a usable file name.") from None
+            if not path.is_relative_to(folder):
+                raise UserError("job", f"Job entry '{name}' points outside the job folder.")
+            absolute[name] = str(path)
         return dataclasses.replace(job, **absolute)
 
 

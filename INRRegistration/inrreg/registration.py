@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ def register(
     `emit`; `cancelled` is asked between steps. Raises `UserError` for what the user can mend,
     `inrreg.optimization.Cancelled` after a cancel.
     """
-    job = _absolute(job)
     log: list[str] = []
 
     def logged(kind: str, data: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ def register(
         for code, message in evaluation.doubts(metrics):
             logged("warning", {"code": code, "message": message})
         deformation.save(folder)
-        job.save(folder)
+        _absolute(job).save(folder)
         protocol.write_json(folder / "metrics.json", metrics)
         (folder / "log.txt").write_text("\n".join([*log, f"finished after {seconds:.1f} s", ""]), encoding="utf-8")
         run.check_cancelled()
@@ -76,9 +76,7 @@ def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
     if job.prior:
         raise UserError("prior", f"The preset '{job.preset}' takes no prior.", "Leave it out.")
     device = choose_device(job.device)
-    if job.threads:
-        torch.set_num_threads(job.threads)
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(job.threads)
+    _use_threads(job.threads)
     fixed, moving = read_image(job.fixed, "fixed"), read_image(job.moving, "moving")
     masks = [
         read_mask(path, f"{name} mask", image) if path else None
@@ -103,6 +101,19 @@ def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
             "memory", "The device has too little free memory for this registration.", "Choose the CPU, or fewer points."
         ) from None
     return Deformation(field.freeze(), problem.frame, problem.grid, before), problem
+
+
+@cache
+def _automatic_threads() -> tuple[int, int]:
+    """What torch and ITK took for themselves when this process began."""
+    return torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+
+
+def _use_threads(count: int) -> None:
+    """Let torch and ITK use that many threads, 0 for as many as they like: also after a job that wanted few."""
+    for_torch, for_itk = _automatic_threads()
+    torch.set_num_threads(count or for_torch)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count or for_itk)
 
 
 def _check_landmarks(job: Job, fixed: sitk.Image, moving: sitk.Image) -> None:
@@ -151,8 +162,7 @@ def storable(transform: PointMap, grid: Grid, after: Affine | None = None) -> Po
 
 def _absolute(job: Job) -> Job:
     """The job with absolute file names, which its copy in the result needs."""
-    files = {name: getattr(job, name) for name in Job.FILES}
-    return dataclasses.replace(job, **{name: os.path.abspath(path) for name, path in files.items() if path})
+    return dataclasses.replace(job, **{name: os.path.abspath(path) for name, path in job.files().items()})
 
 
 _OURS = (
@@ -198,7 +208,8 @@ def _partial(output: Path):
             "Choose a new or an empty output folder.",
         )
     try:
-        yield folder
+        # A relative name where a relative one was asked for: some readers of files know ASCII only.
+        yield folder if output.is_absolute() else Path(os.path.relpath(folder))
         _replace(target, folder)
     except OSError as error:
         raise UserError(

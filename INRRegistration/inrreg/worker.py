@@ -12,6 +12,8 @@ names that file as `resampled`.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.metadata
 import math
 import os
@@ -22,6 +24,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -146,29 +149,33 @@ class Worker:
             self._error(error, *names)
 
     def _run_job(self, message: Message) -> dict[str, Any]:
-        folder = Path(message.data["folder"])
-        output = folder / "result"
+        folder = Path(message.data["folder"]).resolve()
 
         def emit(kind: str, data: dict[str, Any]) -> None:
             self._events.send(kind, data, message.request, message.job)
 
         job = Job.load(folder)
+        # Before the working directory changes: they are found from there.
         from inrreg.optimization import Cancelled
         from inrreg.registration import register
 
-        def stop_if_cancelled() -> None:
-            if self._cancel.is_set():
-                shutil.rmtree(output, ignore_errors=True)
-                raise Cancelled
+        with working_in(folder):
+            job = dataclasses.replace(job, **{name: os.path.relpath(path) for name, path in job.files().items()})
+            output = Path("result")
 
-        stop_if_cancelled()
-        metrics = register(job, output, emit=emit, cancelled=self._cancel.is_set)
-        check_result(output)
-        data = {"folder": str(output), "metrics": metrics}
-        stop_if_cancelled()
-        if message.data.get("resample"):
-            data["resampled"] = str(resample(job, output, folder / "resampled.nrrd"))
+            def stop_if_cancelled() -> None:
+                if self._cancel.is_set():
+                    shutil.rmtree(output, ignore_errors=True)
+                    raise Cancelled
+
             stop_if_cancelled()
+            metrics = register(job, output, emit=emit, cancelled=self._cancel.is_set)
+            check_result(output)
+            data = {"folder": str(folder / output), "metrics": metrics}
+            stop_if_cancelled()
+            if message.data.get("resample"):
+                data["resampled"] = str(folder / resample(job, output, Path("resampled.nrrd"), self._cancel.is_set))
+                stop_if_cancelled()
         return data
 
     def _beat(self, stopped: threading.Event, request: str, job: str) -> None:
@@ -240,21 +247,54 @@ def check_result(folder: Path) -> None:
         raise UserError("result", "The resulting displacement field holds values that are no numbers.", hint)
 
 
-def resample(job: Job, result: Path, path: Path) -> Path:
-    """Write the moving image resampled onto the fixed grid with the result's displacement; returns `path`."""
+def resample(job: Job, result: Path, path: Path, cancelled: Callable[[], bool] = lambda: False) -> Path:
+    """Write the moving image resampled onto the fixed grid with the result's displacement; returns `path`.
+
+    Cancelled on the way it writes nothing.
+    """
     import SimpleITK as sitk
 
     from inrreg.warping import padding_value
 
-    # ITK's own transform, on all cores at once: the fixed grid may hold a hundred million voxels.
+    # ITK's own transform, the whole grid at once: it may hold a hundred million voxels.
     field = sitk.ReadImage(str(result / "displacement.nrrd"), sitk.sitkVectorFloat64)
-    transform = sitk.DisplacementFieldTransform(field)
     moving = sitk.ReadImage(job.moving)
-    warped = sitk.Resample(moving, sitk.ReadImage(job.fixed), transform, sitk.sitkLinear, padding_value(moving))
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetReferenceImage(sitk.ReadImage(job.fixed))
+    resampler.SetTransform(sitk.DisplacementFieldTransform(field))
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetDefaultPixelValue(padding_value(moving))
+    resampler.SetNumberOfThreads(job.threads or os.cpu_count() or 1)
+    resampler.AddCommand(sitk.sitkProgressEvent, lambda: resampler.Abort() if cancelled() else None)
+    try:
+        warped = resampler.Execute(moving)
+    except RuntimeError:  # SimpleITK's word for an abort, too
+        if not cancelled():
+            raise
+        return path
     partial = path.with_name("partial-" + path.name)
     sitk.WriteImage(warped, str(partial), False)
     partial.replace(path)
     return path
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """The folder as working directory, so that relative names will do.
+
+    On Windows SimpleITK's readers fail on absolute names with letters beyond the code page. Left again at the end,
+    since Windows removes no folder that a process works in.
+    """
+    before = Path.cwd()
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        hint = "Choose another temporary folder in Slicer's settings, with a shorter name."
+        raise UserError("file", f"The folder {folder} cannot be used ({error.strerror}).", hint) from None
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def finite(value: Any) -> Any:

@@ -115,17 +115,21 @@ from inrreg import methods
 methods.__path__.append({str(FAKES / "methods")!r})
 widget = application.load_module({str(MODULE)!r})
 from INRRegistrationLib import process, selftest
-process.command = lambda: [sys.executable, {str(FAKES / "fake_worker.py")!r}]
+if sys.argv[2] == "real":
+    arguments = dict(overrides={{"steps": [5000, 10, 10]}}, threads=1)
+else:
+    process.command = lambda: [sys.executable, {str(FAKES / "fake_worker.py")!r}]
+    arguments = dict(preset="fake", overrides={{"behaviour": sys.argv[2], "steps": 100000}})
 from INRRegistration import INRRegistrationLogic
-run = INRRegistrationLogic().register(
-    *selftest.make_pair(), preset="fake", overrides={{"behaviour": sys.argv[2], "steps": 100000}}, wait=False
-)
+run = INRRegistrationLogic().register(*selftest.make_pair(), wait=False, **arguments)
+steps = []
+run.progress.connect(lambda data: steps.append(data["step"]))
 worker = widget.panel.registrations.process
 end = time.monotonic() + float(sys.argv[3])
 said = False
 while time.monotonic() < end:
     slicer.app.processEvents()
-    if run.state == "running" and not said:
+    if run.state == "running" and not said and (steps or sys.argv[2] == "hang"):
         said = True
         print(worker.process_id, flush=True)
     time.sleep(0.01)
@@ -134,8 +138,13 @@ application.unload_module("INRRegistration")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize(("behaviour", "end"), [("register", "kill"), ("hang", "kill"), ("hang", "close")])
+@pytest.mark.parametrize(
+    ("behaviour", "end"), [("register", "kill"), ("hang", "kill"), ("hang", "close"), ("real", "kill")]
+)
 def test_no_worker_outlives_the_host(tmp_path, behaviour, end):
+    """In mid-step of the real engine, in a step of a fake that hangs, and between steps."""
+    if behaviour == "real":
+        pytest.importorskip("torch")
     seconds = "60" if end == "kill" else "2"
     command = [sys.executable, "-c", HOST, str(tmp_path), behaviour, seconds]
     host = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
