@@ -66,12 +66,18 @@ def test_ui_files_with_unknown_widgets_or_properties_raise(slicer, tmp_path, unc
     uncaught.clear()
 
 
-def test_the_node_selector_follows_the_scene(slicer):
+@pytest.fixture
+def selector(slicer):
+    """Of volumes, without their subclasses, or none."""
     selector = slicer.qMRMLNodeComboBox()
     selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
-    selector.showChildNodeTypes = False
+    selector.showChildNodeTypes = selector.addEnabled = selector.removeEnabled = False
     selector.noneEnabled = True
     selector.setMRMLScene(slicer.mrmlScene)
+    return selector
+
+
+def test_the_node_selector_follows_the_scene(slicer, selector):
     told = []
     selector.currentNodeChanged.connect(told.append)
     volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "One")
@@ -79,14 +85,26 @@ def test_the_node_selector_follows_the_scene(slicer):
     assert (selector.nodeCount(), selector.currentNode()) == (1, None)
     selector.setCurrentNode(volume)
     assert (told, selector.currentNodeID) == ([volume], volume.GetID())
+    volume.SetName("Renamed")
+    assert told == [volume, volume]
     slicer.mrmlScene.RemoveNode(volume)
-    assert told == [volume, None]
+    assert told == [volume, volume, None]
 
 
-def test_without_none_the_first_node_is_chosen(slicer):
-    selector = slicer.qMRMLNodeComboBox()
-    selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
-    selector.setMRMLScene(slicer.mrmlScene)
+@pytest.mark.parametrize(("removed", "next_one"), [(0, 1), (1, 2), (2, 1)])
+def test_the_node_selector_jumps_when_its_node_is_removed(slicer, selector, removed, next_one):
+    volumes = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in "ABC"]
+    selector.setCurrentNode(volumes[removed])
+    told = []
+    selector.currentNodeChanged.connect(told.append)
+    slicer.mrmlScene.RemoveNode(volumes[removed])
+    assert told == [volumes[next_one]]
+    slicer.mrmlScene.Clear(0)
+    assert selector.currentNode() is None
+
+
+def test_without_none_the_first_node_is_chosen(slicer, selector):
+    selector.noneEnabled = False
     volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "One")
     assert selector.currentNode() is volume
 
