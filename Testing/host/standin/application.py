@@ -11,6 +11,7 @@ from pathlib import Path
 from PySide6 import QtCore, QtWidgets
 
 from . import qmrml, qtshell
+from .layout import qMRMLLayoutManager
 
 
 class ModuleManager:
@@ -41,6 +42,7 @@ class Application:
         self._modules = ModuleManager()
         self.aboutToQuit = self._application.aboutToQuit
         self.testing = True
+        self._logic = self._layout_manager = None
 
     def processEvents(self):
         QtCore.QCoreApplication.processEvents()
@@ -54,7 +56,16 @@ class Application:
         return self._modules
 
     def layoutManager(self):
-        return None
+        return self._layout_manager
+
+    def applicationLogic(self):
+        return self._logic
+
+    def pauseRender(self):
+        self._logic.PauseRender()
+
+    def resumeRender(self):
+        self._logic.ResumeRender()
 
     def topLevelWidgets(self):
         return self._application.topLevelWidgets()
@@ -98,25 +109,54 @@ def start(temporary: Path):
     settings.setDefaultFormat(settings.Format.IniFormat)
     for form in (settings.Format.IniFormat, settings.Format.NativeFormat):
         settings.setPath(form, settings.Scope.UserScope, str(temporary))
-    slicer.mrmlScene = make_scene(slicer)
+    make_scene(slicer)
     return slicer
 
 
 _logics = []
 """Module logics live as long as their scene."""
 
+LOGICS = {
+    "colors": "vtkSlicerColorLogic",
+    "markups": "vtkSlicerMarkupsLogic",
+    "models": "vtkSlicerModelsLogic",
+    "plots": "vtkSlicerPlotsLogic",
+    "segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "subjecthierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
+    "tables": "vtkSlicerTablesLogic",
+    "transforms": "vtkSlicerTransformLogic",
+    "volumes": "vtkSlicerVolumesLogic",
+}
+"""Slicer's own modules that are there: `slicer.modules.<name>.logic()`."""
+
 
 def make_scene(slicer):
-    """An empty scene that knows the nodes of the modules, with Slicer's default nodes."""
+    """An empty scene that knows the nodes of the modules, with Slicer's default nodes and views."""
+    app = slicer.app
+    if app._layout_manager is not None:
+        app._layout_manager.finalize()
     qmrml.forget_all()
     for logic in _logics:
         logic.SetMRMLScene(None)
     _logics.clear()
     scene = slicer.vtkMRMLScene()
-    for name in ("MRMLApplicationLogic", "MRMLColorLogic", "SlicerSegmentationsModuleLogic", "SlicerTransformLogic"):
-        logic = getattr(slicer, f"vtk{name}")()
+    app._logic = slicer.vtkSlicerApplicationLogic()
+    app._logic.SetHomeDirectory(app.temporaryPath)
+    app._logic.SetMRMLScene(scene)
+    for name, kind in LOGICS.items():
+        logic = getattr(slicer, kind)()
+        logic.SetMRMLApplicationLogic(app._logic)
         logic.SetMRMLScene(scene)
         _logics.append(logic)
+        setattr(slicer.modules, name, types.SimpleNamespace(logic=lambda logic=logic: logic))
+    _logics.append(app._logic)
+    app._logic.SetColorLogic(_logics[0])
+    crosshair = scene.CreateNodeByClass("vtkMRMLCrosshairNode")
+    crosshair.UnRegister(None)
+    crosshair.SetCrosshairName("default")
+    scene.AddNode(crosshair)
+    slicer.mrmlScene = scene
+    app._layout_manager = qMRMLLayoutManager(scene, app._logic)
     return scene
 
 
