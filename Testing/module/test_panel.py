@@ -423,7 +423,7 @@ def test_outputs_that_would_overwrite_inputs_are_refused(user, slicer, pair):
 
 def test_the_devices_come_from_the_worker(user):
     assert user.ui.deviceSelector.count == 2
-    user.ui.advancedSection.setCollapsed(False)
+    user.ui.advancedSection.collapsed = False
     user.wait(lambda: user.process.devices)
     assert user.ui.deviceSelector.count == 2
     assert user.ui.deviceSelector.itemText(1) == "CPU"

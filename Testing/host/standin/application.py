@@ -10,8 +10,10 @@ from pathlib import Path
 
 from PySide6 import QtCore, QtWidgets
 
-from . import qmrml, qtshell
+from . import ctkwidgets, qmrml, qtshell
 from .layout import qMRMLLayoutManager
+from .plots import qMRMLPlotView
+from .tables import qMRMLTableView
 
 
 class ModuleManager:
@@ -83,17 +85,17 @@ def start_qt():
 
     if "qt" in sys.modules:
         return slicer
-    sys.modules["qt"], sys.modules["ctk"] = qtshell.make_qt(), qtshell.make_ctk()
-    qtshell.Loader.custom = {
-        "qMRMLWidget": qmrml.qMRMLWidget,
-        "qMRMLNodeComboBox": qmrml.qMRMLNodeComboBox,
-        "ctkCollapsibleButton": qtshell.ctkCollapsibleButton,
-    }
+    qt, ctk = qtshell.make_qt(), types.ModuleType("ctk")
+    vars(ctk).update(ctkwidgets.WIDGETS)
+    sys.modules["qt"], sys.modules["ctk"] = qt, ctk
+    widgets = (*qmrml.WIDGETS, qMRMLTableView, qMRMLPlotView)
+    for widget in widgets:
+        setattr(slicer, widget.__name__, widget)
+    qtshell.Loader.custom = ctkwidgets.WIDGETS | {widget.__name__: widget for widget in widgets}
     i18n = types.ModuleType("slicer.i18n")
     i18n.tr = lambda text: text
     i18n.translate = lambda context, text: text
     sys.modules["slicer.i18n"] = slicer.i18n = i18n
-    slicer.qMRMLWidget, slicer.qMRMLNodeComboBox = qmrml.qMRMLWidget, qmrml.qMRMLNodeComboBox
     slicer.modules = types.SimpleNamespace()
     slicer.app = Application()
     sys.modules["slicer.ScriptedLoadableModule"] = importlib.import_module("standin.scripted")
@@ -117,17 +119,17 @@ _logics = []
 """Module logics live as long as their scene."""
 
 LOGICS = {
-    "colors": "vtkSlicerColorLogic",
-    "markups": "vtkSlicerMarkupsLogic",
-    "models": "vtkSlicerModelsLogic",
-    "plots": "vtkSlicerPlotsLogic",
-    "segmentations": "vtkSlicerSegmentationsModuleLogic",
-    "subjecthierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
-    "tables": "vtkSlicerTablesLogic",
-    "transforms": "vtkSlicerTransformLogic",
-    "volumes": "vtkSlicerVolumesLogic",
+    "Colors": "vtkSlicerColorLogic",
+    "Markups": "vtkSlicerMarkupsLogic",
+    "Models": "vtkSlicerModelsLogic",
+    "Plots": "vtkSlicerPlotsLogic",
+    "Segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
+    "Tables": "vtkSlicerTablesLogic",
+    "Transforms": "vtkSlicerTransformLogic",
+    "Volumes": "vtkSlicerVolumesLogic",
 }
-"""Slicer's own modules that are there: `slicer.modules.<name>.logic()`."""
+"""Slicer's own modules that are there, as `slicer.modules.<name in lower case>.logic()`."""
 
 
 def make_scene(slicer):
@@ -142,13 +144,16 @@ def make_scene(slicer):
     scene = slicer.vtkMRMLScene()
     app._logic = slicer.vtkSlicerApplicationLogic()
     app._logic.SetHomeDirectory(app.temporaryPath)
+    app._logic.SetShareDirectory("share")
+    (Path(app.temporaryPath) / "share" / "ColorFiles").mkdir(parents=True, exist_ok=True)
     app._logic.SetMRMLScene(scene)
     for name, kind in LOGICS.items():
         logic = getattr(slicer, kind)()
         logic.SetMRMLApplicationLogic(app._logic)
         logic.SetMRMLScene(scene)
         _logics.append(logic)
-        setattr(slicer.modules, name, types.SimpleNamespace(logic=lambda logic=logic: logic))
+        app._logic.SetModuleLogic(name, logic)
+        setattr(slicer.modules, name.lower(), types.SimpleNamespace(logic=lambda logic=logic: logic))
     _logics.append(app._logic)
     app._logic.SetColorLogic(_logics[0])
     crosshair = scene.CreateNodeByClass("vtkMRMLCrosshairNode")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from ctypes.util import find_library
 
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -21,12 +22,11 @@ FRAME = 15
 @functools.cache
 def opengl() -> str:
     """The kind of render window that works here without a display, EGL or else OSMesa; "" where none does."""
-    for name in ("vtkEGLRenderWindow", "vtkOSOpenGLRenderWindow"):
-        os.environ["VTK_DEFAULT_OPENGL_WINDOW"] = name
-        window = vtk.vtkRenderWindow()
-        if window.GetClassName() == name and window.SupportsOpenGL():
-            return name
-    return ""
+    # VTK tries EGL, and takes OSMesa where that fails, there or not.
+    os.environ["VTK_DEFAULT_OPENGL_WINDOW"] = "vtkEGLRenderWindow"
+    name = vtk.vtkRenderWindow().GetClassName()
+    works = name == "vtkEGLRenderWindow" or (name == "vtkOSOpenGLRenderWindow" and find_library("OSMesa"))
+    return name if works else ""
 
 
 class Canvas(QtWidgets.QWidget):
@@ -85,6 +85,7 @@ class Canvas(QtWidgets.QWidget):
     def finalize(self):
         """Let go of OpenGL."""
         self._timer.stop()
+        self._timer.timeout.disconnect(self.forceRender)
         if self._window is not None:
             self._window.Finalize()
 

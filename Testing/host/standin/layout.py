@@ -100,9 +100,11 @@ class qMRMLLayoutManager(QtCore.QObject):
         outer = self._viewport.layout()
         old = outer.takeAt(0)
         for widget in self._widgets.values():
-            widget.setParent(self._viewport)
             widget.setVisible(False)
-        outer.addWidget(self._made(ElementTree.fromstring(description)))
+            widget.setParent(self._viewport)
+        widget = self._made(ElementTree.fromstring(description))
+        outer.addWidget(widget)
+        widget.setVisible(True)
         if old is not None:
             old.widget().deleteLater()
         self.layoutChanged.emit(self.layout)
@@ -113,9 +115,12 @@ class qMRMLLayoutManager(QtCore.QObject):
             return self._view(element)
         splitter = QtWidgets.QSplitter(ORIENTATIONS[element.get("type", "horizontal")])
         splitter.setHandleWidth(3)
-        for index, item in enumerate(element.findall("item")):
-            splitter.addWidget(self._made(item[0]))
-            splitter.setStretchFactor(index, 1)
+        items = element.findall("item")
+        for item in items:
+            widget = self._made(item[0])
+            splitter.addWidget(widget)
+            widget.setVisible(True)
+        splitter.setSizes([10000] * len(items))
         return splitter
 
     def _view(self, element):
@@ -125,15 +130,11 @@ class qMRMLLayoutManager(QtCore.QObject):
             if widget is None:
                 return Blank()
             self._widgets[node.GetID()] = widget
-        widget = self._widgets[node.GetID()]
-        widget.setVisible(True)
-        return widget
+        return self._widgets[node.GetID()]
 
     def _new_view(self, node):
         if node.IsA("vtkMRMLSliceNode"):
-            widget = qMRMLSliceWidget(node, self._application_logic)
-            self._slice_logics.AddItem(widget.sliceLogic())
-            return widget
+            return qMRMLSliceWidget(node, self._application_logic)
         kinds = {"vtkMRMLTableViewNode": qMRMLTableWidget, "vtkMRMLPlotViewNode": qMRMLPlotWidget}
         kind = kinds.get(node.GetClassName())
         return kind(node) if kind else None

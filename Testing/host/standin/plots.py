@@ -6,7 +6,8 @@ import slicer
 import vtk
 from PySide6 import QtWidgets
 
-from .canvas import Canvas, opengl
+from . import canvas
+from .canvas import Canvas
 from .qmrml import observe, qMRMLWidget
 
 SERIES = slicer.vtkMRMLPlotSeriesNode
@@ -34,7 +35,7 @@ class qMRMLPlotView(Canvas):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._scene = self._node = self._chart_node = None
-        if opengl():
+        if canvas.opengl():
             self._renderer.SetBackground(1, 1, 1)
             self._chart = vtk.vtkChartXY()
             self._actor = vtk.vtkContextActor()
@@ -50,9 +51,6 @@ class qMRMLPlotView(Canvas):
         self._node = node
         observe(node, "ModifiedEvent", self._on_view_node)
         self._on_view_node()
-
-    def mrmlPlotViewNode(self):
-        return self._node
 
     def chart(self):
         return self._chart
@@ -71,7 +69,7 @@ class qMRMLPlotView(Canvas):
             self._show()
 
     def _show(self):
-        if not opengl():
+        if not canvas.opengl():
             return
         self._chart.ClearPlots()
         self._chart.SetVisible(self._chart_node is not None)
@@ -87,12 +85,14 @@ class qMRMLPlotView(Canvas):
                 chart.AddPlot(plot)
         chart.SetTitle(node.GetTitle() or "" if node.GetTitleVisibility() else "")
         chart.GetTitleProperties().SetFontSize(node.GetTitleFontSize())
+        chart.GetTitleProperties().SetFontFamilyToArial()
         chart.SetShowLegend(node.GetLegendVisibility())
         for axis, name in ((vtk.vtkAxis.BOTTOM, "X"), (vtk.vtkAxis.LEFT, "Y")):
             axis = chart.GetAxis(axis)
             visible = getattr(node, f"Get{name}AxisTitleVisibility")()
             axis.SetTitle((getattr(node, f"Get{name}AxisTitle")() or "") if visible else "")
             axis.GetTitleProperties().SetFontSize(node.GetAxisTitleFontSize())
+            axis.GetTitleProperties().SetBold(False)
             axis.GetLabelProperties().SetFontSize(node.GetAxisLabelFontSize())
             axis.SetGridVisible(node.GetGridVisibility())
             axis.SetLogScale(getattr(node, f"Get{name}AxisLogScale")())

@@ -173,3 +173,56 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def _tell(self, *_):
         self.currentNodeChanged.emit(self.currentNode())
         self.currentNodeIDChanged.emit(self.currentNodeID)
+
+
+class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
+    """Chooses several nodes, by check boxes."""
+
+    checkedNodesChanged = QtCore.Signal()
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._combo.model().itemChanged.connect(lambda item: self.checkedNodesChanged.emit())
+
+    def checkedNodes(self):
+        return self._with(QtCore.Qt.CheckState.Checked)
+
+    def uncheckedNodes(self):
+        return self._with(QtCore.Qt.CheckState.Unchecked)
+
+    def noneChecked(self):
+        return not self.checkedNodes()
+
+    def allChecked(self):
+        return not self.uncheckedNodes()
+
+    def checkState(self, node):
+        row = self._row(node.GetID())
+        return self._combo.model().item(row).checkState() if row >= 0 else QtCore.Qt.CheckState.Unchecked
+
+    def setCheckState(self, node, state):
+        self._combo.model().item(self._row(node.GetID())).setCheckState(state)
+
+    def check(self, node):
+        self.setCheckState(node, QtCore.Qt.CheckState.Checked)
+
+    def uncheck(self, node):
+        self.setCheckState(node, QtCore.Qt.CheckState.Unchecked)
+
+    def _with(self, state):
+        nodes = [self._scene.GetNodeByID(self._combo.itemData(row)) for row in range(self._combo.count)]
+        return tuple(node for node in nodes if node is not None and self.checkState(node) == state)
+
+    def _on_added(self, node):
+        super()._on_added(node)
+        row = self._row(node.GetID())
+        if row >= 0:
+            item = self._combo.model().item(row)
+            self._combo.model().blockSignals(True)
+            item.setCheckable(True)
+            item.setCheckState(item.checkState())
+            self._combo.model().blockSignals(False)
+
+
+WIDGETS = (qMRMLWidget, qMRMLNodeComboBox, qMRMLCheckableNodeComboBox)
+"""What Python and .ui files know by name."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from PySide6 import QtCore, QtGui, QtWidgets
+from PySide6 import QtGui, QtWidgets
 
 from .qmrml import observe, qMRMLWidget
 
 
 class qMRMLTableView(QtWidgets.QTableView):
     """Shows a table; a change of a cell by the user goes to the node unless the node is locked."""
-
-    selectionChanged_ = QtCore.Signal()
 
     def __init__(self, parent=None):
         super().__init__(parent)
@@ -71,7 +69,7 @@ class qMRMLTableView(QtWidgets.QTableView):
         names = [node.GetColumnName(column) for column in columns]
         if node.GetUseColumnTitleAsColumnHeader():
             names = [node.GetColumnTitle(name) or name for name in names]
-        if not node.GetUseColumnNameAsColumnHeader() and not node.GetUseColumnTitleAsColumnHeader():
+        else:
             self._model.insertRow(0, [QtGui.QStandardItem(name) for name in names])
             names = [chr(ord("A") + index) for index in range(len(names))]
         self._model.setHorizontalHeaderLabels(names)

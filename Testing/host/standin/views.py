@@ -7,7 +7,8 @@ import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 from vtk.util import numpy_support
 
-from .canvas import Canvas, image_of, opengl
+from . import canvas
+from .canvas import Canvas, image_of
 from .qmrml import observe, qMRMLWidget
 
 SLICE_MANAGERS = (
@@ -45,7 +46,9 @@ class qMRMLSliceView(Canvas):
         super().__init__()
         self._logic = logic
         self._group = self._style = None
-        if opengl():
+        if canvas.opengl():
+            # Colour legends have a layer of their own.
+            self._window.SetNumberOfLayers(2)
             self._renderer.GetActiveCamera().ParallelProjectionOn()
             # The logic has applied window and level already.
             self._mapper, self._actor = vtk.vtkImageMapper(), vtk.vtkActor2D()
@@ -73,11 +76,11 @@ class qMRMLSliceView(Canvas):
 
     def forceRender(self):
         scene = self._logic.GetMRMLScene()
-        if scene is None or scene.IsBatchProcessing():
+        if scene.IsBatchProcessing():
             self.scheduleRender()
             return
         connection = self._logic.GetImageDataConnection()
-        if opengl():
+        if canvas.opengl():
             self._mapper.SetInputConnection(connection)
             if connection is None:
                 self._renderer.RemoveViewProp(self._actor)
@@ -129,12 +132,6 @@ class qMRMLSliceControllerWidget(QtWidgets.QWidget):
         observe(logic, "ModifiedEvent", self._show)
         observe(node, "ModifiedEvent", self._show)
 
-    def mrmlSliceNode(self):
-        return self._logic.GetSliceNode()
-
-    def sliceLogic(self):
-        return self._logic
-
     def setSliceOffsetValue(self, offset):
         self._logic.StartSliceOffsetInteraction()
         self._logic.SetSliceOffset(offset)
@@ -182,6 +179,8 @@ class qMRMLSliceWidget(qMRMLWidget):
         self._logic.SetMRMLApplicationLogic(application_logic)
         self._logic.SetMRMLScene(node.GetScene())
         self._logic.SetSliceNode(node)
+        # Displayable managers look there for the volumes that their view shows.
+        application_logic.GetSliceLogics().AddItem(self._logic)
         self._controller = qMRMLSliceControllerWidget(self._logic)
         self._view = qMRMLSliceView(self._logic, slice_managers(application_logic))
         layout = QtWidgets.QVBoxLayout(self)

@@ -25,6 +25,10 @@ class Window(QtWidgets.QMainWindow):
         self.setCentralWidget(centre)
         self.resize(1280, 800)
 
+    def closeEvent(self, event):
+        # The views are the layout manager's.
+        self._slicer.app.layoutManager().viewport().setParent(None)
+
     def show_volumes(self, background, foreground=None, opacity=0.5):
         """As the user would in the slice views' controllers."""
         self._slicer.util.setSliceViewerLayers(background, foreground, foregroundOpacity=opacity, fit=True)
