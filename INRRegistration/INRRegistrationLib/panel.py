@@ -6,6 +6,7 @@ import html
 from typing import Any
 
 import slicer
+import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
@@ -100,6 +101,8 @@ class Panel(VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._on_scene_end_import)
+        # Selectors hear of it after us, with a lower priority.
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._on_node_removed)
 
     def _on_scene_start_close(self, *_: Any) -> None:
         self._updating = True
@@ -111,6 +114,15 @@ class Panel(VTKObservationMixin):
 
     def _on_scene_end_import(self, *_: Any) -> None:
         self.enter()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node_removed(self, scene: Any, event: str, node: Any) -> None:
+        """Choose none in place of a node about to be removed: its selector would go on to another node."""
+        if self._updating:
+            return
+        for name, selector in SELECTORS.items():
+            if getattr(self.parameters, name) is node:
+                getattr(self.ui, selector).setCurrentNode(None)
 
     def _on_parameters_modified(self, *_: Any) -> None:
         if not self._updating:

@@ -439,7 +439,7 @@ def test_masks_reach_the_worker(user, slicer, pair, monkeypatch):
     fixed, moving = pair
     user.choose(fixed, moving)
     segmentation = make_segmentation(slicer, fixed, {"Liver": (10, 12, 13), "Spleen": (24, 15, 16)})
-    user.ui.moreSection.setCollapsed(False)
+    user.ui.moreSection.collapsed = False
     user.ui.fixedMaskSelector.setCurrentNode(segmentation)
     user.ui.fixedLabelsSelector.setCurrentNode(segmentation)
     assert "needed for both volumes" in user.ui.statusLabel.text

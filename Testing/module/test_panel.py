@@ -264,6 +264,28 @@ def test_a_selector_that_repeats_itself_keeps_the_outputs(user, slicer, pair):
     assert user.panel.parameters.output_transform is transform
 
 
+def test_a_removed_output_is_not_replaced_by_another(user, slicer, pair):
+    scene = slicer.mrmlScene
+    transforms = [scene.AddNewNodeByClass("vtkMRMLGridTransformNode", name) for name in "ABC"]
+    user.choose(*pair)
+    user.ui.transformSelector.setCurrentNode(transforms[1])
+    parameters, seen = user.panel.parameters, set()
+    parameters.node.AddObserver("ModifiedEvent", lambda *_: seen.add(parameters.output_transform))
+    scene.RemoveNode(transforms[1])
+    assert seen == {None}
+    assert user.ui.transformSelector.currentNode() is None
+    assert (parameters.fixed, parameters.moving) == pair
+
+
+def test_removing_a_volume_forgets_its_outputs(user, slicer, pair):
+    user.choose(*pair)
+    user.register()
+    slicer.mrmlScene.RemoveNode(pair[0])
+    parameters = user.panel.parameters
+    assert (parameters.fixed, parameters.output_transform, parameters.output_volume) == (None, None, None)
+    assert "Choose a fixed volume" in user.ui.statusLabel.text
+
+
 def test_a_volume_deleted_in_mid_run(user, slicer, pair):
     user.choose(*pair, steps=20)
     user.click()
@@ -402,7 +424,7 @@ def test_outputs_that_would_overwrite_inputs_are_refused(user, slicer, pair):
 
 def test_the_devices_come_from_the_worker(user):
     assert user.ui.deviceSelector.count == 2
-    user.ui.advancedSection.setCollapsed(False)
+    user.ui.advancedSection.collapsed = False
     user.wait(lambda: user.process.devices)
     assert user.ui.deviceSelector.count == 2
     assert user.ui.deviceSelector.itemText(1) == "CPU"
