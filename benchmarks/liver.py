@@ -77,7 +77,7 @@ def measure(pair: Pair, method: str, seed: int, threads: int) -> dict[str, Any]:
         displacement, seconds = register(problem, method)
     field = DisplacementGrid.of(displacement)
     error = errors(pair, field.map(pair.fixed_landmarks))
-    regularity = jacobian_summary(jacobian_determinant(field.vectors, pair.fixed), body(pair.fixed))
+    regularity = jacobian_summary(jacobian_determinant(field.vectors, pair.fixed), sitk.GetArrayFromImage(pair.mask))
     return {
         "pair": pair.name,
         "method": method,
@@ -89,12 +89,6 @@ def measure(pair: Pair, method: str, seed: int, threads: int) -> dict[str, Any]:
         "folding": regularity["folding"],
         "sd_log": regularity["sd_log"],
     }
-
-
-def body(image: sitk.Image) -> np.ndarray:
-    """The body by Otsu's threshold, closed and filled: (k, j, i) bool."""
-    mask = sitk.BinaryMorphologicalClosing(sitk.OtsuThreshold(image, 0, 1), (6, 6, 1))
-    return sitk.GetArrayFromImage(sitk.BinaryFillhole(mask)) > 0
 
 
 def table(rows: list[dict[str, Any]]) -> str:
