@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 from inrreg.protocol import Preset, Settings, setting
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from inrreg.fields import Field
     from inrreg.optimization import Run
+    from inrreg.pointwise import PointLoss
     from inrreg.problem import Problem
 
 
@@ -60,7 +63,6 @@ def fit(problem: Problem, settings: DualSettings, run: Run) -> Field:
     from inrreg.fields import Dual
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
-    from inrreg.regularization import curvature, jacobian_shrinkage
 
     generator = torch.Generator().manual_seed(run.seed)
     field = Dual(
@@ -84,12 +86,21 @@ def fit(problem: Problem, settings: DualSettings, run: Run) -> Field:
             optimizer.add_param_group({"params": [p for p in field.active_parameters if id(p) not in known]})
         loss = PointLoss(problem, settings.points, round(settings.regularized * settings.points), sigma * voxel)
         for part in run.stage("coarse branch" if number == 0 else f"both branches, sigma {sigma:g}", steps):
-            terms, jet = loss(field, order=2, trace=True)
-            if "labels" in terms:
-                terms["labels"] = settings.labels * terms["labels"]
-            terms["curvature"] = settings.curvature * curvature(jet.laplacian)
-            terms["Jacobian"] = settings.jacobian * jacobian_shrinkage(jet.jacobian)
-            descend(optimizer, rate((done + part * steps) / total), terms)
-            run.report(terms)
+            losses = terms(loss, field, settings)
+            descend(optimizer, rate((done + part * steps) / total), losses)
+            run.report(losses)
         done += steps
     return field
+
+
+def terms(loss: PointLoss, field: Field, settings: DualSettings) -> dict[str, Tensor]:
+    """The weighted terms of one step's loss."""
+    from inrreg.regularization import curvature, jacobian_shrinkage
+
+    found, jet = loss(field, order=2, trace=True)
+    if "labels" in found:
+        found["labels"] = settings.labels * found["labels"]
+    if jet:
+        found["curvature"] = settings.curvature * curvature(jet.laplacian)
+        found["Jacobian"] = settings.jacobian * jacobian_shrinkage(jet.jacobian)
+    return found

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 from inrreg.protocol import Preset, Settings, setting
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from inrreg.fields import Field
     from inrreg.optimization import Run
+    from inrreg.pointwise import PointLoss
     from inrreg.problem import Problem
 
 
@@ -55,7 +58,6 @@ def fit(problem: Problem, settings: IdirSettings, run: Run) -> Field:
     from inrreg.fields import Siren
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
-    from inrreg.regularization import bending, jacobian_deviation
 
     generator = torch.Generator().manual_seed(run.seed)
     field = Siren(settings.width, settings.hidden, settings.omega, generator=generator).to(problem.device)
@@ -65,11 +67,19 @@ def fit(problem: Problem, settings: IdirSettings, run: Run) -> Field:
     loss = PointLoss(problem, settings.points, round(settings.regularized * settings.points))
     run.plan([settings.steps])
     for part in run.stage("network", settings.steps):
-        terms, jet = loss(field, order=2 if settings.bending else 1)
-        if settings.bending:
-            terms["bending"] = settings.bending * bending(jet.hessian)
-        if settings.jacobian:
-            terms["Jacobian"] = settings.jacobian * jacobian_deviation(jet.jacobian)
-        descend(optimizer, rate(part), terms)
-        run.report(terms)
+        losses = terms(loss, field, settings)
+        descend(optimizer, rate(part), losses)
+        run.report(losses)
     return field
+
+
+def terms(loss: PointLoss, field: Field, settings: IdirSettings) -> dict[str, Tensor]:
+    """The weighted terms of one step's loss."""
+    from inrreg.regularization import bending, jacobian_deviation
+
+    found, jet = loss(field, order=2 if settings.bending else 1)
+    if jet and settings.bending:
+        found["bending"] = settings.bending * bending(jet.hessian)
+    if jet and settings.jacobian:
+        found["Jacobian"] = settings.jacobian * jacobian_deviation(jet.jacobian)
+    return found
