@@ -118,7 +118,7 @@ def main() -> None:
         rows.append(row := measure(name, problem, options.draws, options.repeats))
         print(
             f"{name}: {row['points']} points, {row['share']:.0%} of them regularized: {row['seconds']['preset']:.2f} s"
-            f" a step, {row['cost']:.2f} of the step without regularization ({row['seconds']['none']:.2f} s; regularized"
+            f" a step, {row['cost']:.2f} of the unregularized step ({row['seconds']['none']:.2f} s; regularized"
             f" everywhere {row['cost_all']:.2f}); variance {row['variance']:.3f} of the full gradient's, bias"
             f" {row['bias']:.2f} (1: none)",
             flush=True,
