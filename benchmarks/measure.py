@@ -25,6 +25,8 @@ from benchmarks import peers
 from benchmarks.data import Pair
 
 IMAGES = ("fixed", "moving", "mask")
+GIB_PER_UNIT = (1 if sys.platform == "darwin" else 1024) / 2**30
+"""What the system counts a process's largest memory in."""
 POINTS = ("fixed_landmarks", "moving_landmarks", "region")
 
 
@@ -89,8 +91,7 @@ def by_region(pair: Pair, mapped: np.ndarray) -> dict[str, float]:
 
 def peak_memory() -> float:
     """The most memory that this process has held so far, GiB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * GIB_PER_UNIT
 
 
 def main() -> None:
