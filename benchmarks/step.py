@@ -39,7 +39,7 @@ VARIANTS = ("none", "preset", "all")
 def gradients(field: Field, draw: Callable[[], dict[str, Tensor]], count: int) -> Tensor:
     """The loss's gradient at `count` independent draws, (count, weights)."""
     weights = [parameter for parameter in field.parameters() if parameter.requires_grad]
-    rows = (torch.autograd.grad(sum(draw().values()), weights) for _ in range(count))
+    rows = (torch.autograd.grad(sum(draw().values()), weights, materialize_grads=True) for _ in range(count))
     return torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
 
 
