@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -112,14 +113,15 @@ def jacobian(transform: PointMap, grid: Grid, mask: np.ndarray | None) -> dict[s
     Of a result of ours the deformable part alone counts, in closed form within the fixed image; any other map, and
     what lies beyond, is differentiated numerically.
     """
-    parts = {"whole": np.ones(grid.size[::-1], bool)}
+    shape = grid.size[::-1]
+    parts = {"whole": range(math.prod(shape))}
     if mask is not None:
-        parts["mask"] = mask
+        parts["mask"] = np.flatnonzero(mask)
     result = {}
-    for name, where in parts.items():
-        k, j, i = np.nonzero(where)
-        every = -(-len(k) // _MOST)
-        points = grid.to_world(np.stack([i, j, k], -1)[::every])
+    for name, voxels in parts.items():
+        every = -(-len(voxels) // _MOST)
+        k, j, i = np.unravel_index(np.array(voxels[::every]), shape)
+        points = grid.to_world(np.stack([i, j, k], -1))
         result[name] = jacobian_summary(_determinant(transform, points))
     return result
 

@@ -120,10 +120,7 @@ class Problem:
 
     def voxels(self, sigma: float = 0.0, *, seed: int = 0) -> VoxelSampler:
         """Random voxels of the fixed mask with their value after a Gaussian of `sigma` mm, then their labels."""
-        rows = self.smoothed(self.images[0], sigma)[None]
-        if self.labels is not None:
-            rows = np.concatenate([rows, self.labels[0]])
-        return VoxelSampler.of(self.mask, rows, self.grid, self.frame, self.device, self.seed + seed)
+        return self._sampler([self.smoothed(self.images[0], sigma), *(self.labels[0] if self.labels else ())], seed)
 
     def box(self, *, seed: int = 0) -> BoxSampler:
         """Random points of the whole fixed image."""
@@ -131,7 +128,7 @@ class Problem:
 
     def check_overlap(self) -> None:
         """Raise `UserError` (code `overlap`) when too few fixed points start inside the moving image."""
-        points, _ = self.voxels(seed=7).draw(20_000)
+        points, _ = self._sampler([], seed=7).draw(20_000)
         share = self.valid(self.before(points), self.moving_volume()).mean().item()
         if share < MIN_OVERLAP:
             raise UserError(
@@ -139,6 +136,10 @@ class Problem:
                 f"Only {share:.0%} of the fixed image or its mask overlaps the moving image or its mask.",
                 "Align the volumes first, or use an initial transform or prealignment.",
             )
+
+    def _sampler(self, values: list[np.ndarray], seed: int) -> VoxelSampler:
+        mask = None if self.fixed_mask is None else self.mask
+        return VoxelSampler.of(mask, values, self.grid, self.frame, self.device, self.seed + seed)
 
     def _volume(self, array: np.ndarray, image: sitk.Image) -> Volume:
         return Volume.of(array, Grid.of(image), self.frame, self.device)

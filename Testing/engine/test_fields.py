@@ -106,6 +106,29 @@ def test_gradients_of_derivatives_reach_the_weights(name: str) -> None:
     assert found == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
 
 
+@pytest.mark.parametrize(("order", "trace"), [(1, False), (2, True), (2, False)])
+@pytest.mark.parametrize("hidden", [1, 3])
+def test_gradients_of_a_sirens_jet_equal_finite_differences(order: int, trace: bool, hidden: int) -> None:
+    field = Siren(5, hidden, 3.0, generator=torch.Generator().manual_seed(1)).double()
+    names = [name for name, _ in field.named_parameters()]
+
+    def jet(x: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        class Call(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.field = field
+
+            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                found = self.field.jet(x, order, trace=trace)
+                return tuple(t for t in (found.value, found.jacobian, found.laplacian, found.hessian) if t is not None)
+
+        given = {f"field.{name}": weight for name, weight in zip(names, weights, strict=True)}
+        return torch.func.functional_call(Call(), given, (x,))
+
+    weights = [parameter.detach().clone().requires_grad_(True) for parameter in field.parameters()]
+    assert torch.autograd.gradcheck(jet, (inside(3, torch.float64).requires_grad_(True), *weights))
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_field_comes_back_from_its_description_and_weights(name: str) -> None:
     field = FIELDS[name]()
