@@ -221,7 +221,7 @@ def export(
         for line in _described(figures):
             _out.print(line)
         _out.print(f"Transform in {escape(str(output))}.")
-    error = figures.get("interpolation_error", figures.get("return_error", {}).get("p99", 0.0))
+    error = figures.get("interpolation_error", figures.get("return_error", {}).get("max", 0.0))
     if error > figures["limit"]:
         _err.print(f"Warning: the error of {error:.2f} mm is above {figures['limit']:.2f} mm.")
 

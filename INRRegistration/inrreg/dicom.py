@@ -136,7 +136,7 @@ def write_registration(vectors: np.ndarray, grid: Grid, registered: Series, sour
             data[tag] = header[tag]
     data.SOPClassUID, data.SOPInstanceUID = SOP_CLASS, pydicom.uid.generate_uid(prefix=None)
     data.Modality, data.SeriesInstanceUID = "REG", pydicom.uid.generate_uid(prefix=None)
-    data.SeriesNumber, data.InstanceNumber = "1", "1"
+    data.SeriesNumber, data.InstanceNumber, data.Laterality = "1", "1", ""
     data.SeriesDescription = "Deformable registration, for research use"
     data.FrameOfReferenceUID = registered.frame_of_reference
     data.Manufacturer = data.ManufacturerModelName = "INRRegistration"

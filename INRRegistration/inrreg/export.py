@@ -165,39 +165,40 @@ def _sampled(
 ) -> tuple[DisplacementGrid, dict[str, Any]]:
     """A transform as a displacement field, and its errors."""
     mapped = transform.map(probes)
+    source = transform
     if isinstance(transform, Deformation):
-        grid = transform.padded_grid
-    elif isinstance(transform, DisplacementGrid) and not inverse:
-        grid = transform.grid
-    else:  # no fade: a box around where it is applied
-        grid = _around(mapped if inverse else probes, deformation)
-    if spacing is not None:
-        grid = _spaced(grid, spacing)
-    quick = transform.sampled() if inverse and isinstance(transform, Deformation) else transform
-    before = np.inf
+        fading = transform if spacing is None else _coarser(transform, spacing)
+        grid = fading.padded_grid
+        if spacing is not None:
+            grid = _finer(grid, np.ceil(grid.spacing / spacing - 1e-6))
+        source = transform.sampled() if inverse else fading
+    else:  # no fade: its own grid, or a box around where it is applied
+        own = isinstance(transform, DisplacementGrid) and not inverse
+        grid = transform.grid if own else _around(mapped if inverse else probes, deformation)
+        if spacing is not None:
+            grid = grid.resampled(spacing)
+    if spacing is not None and np.prod(grid.size) > MOST_NODES:
+        count = f"{np.prod(grid.size) / 1e6:.0f} million"
+        raise UserError("spacing", f"A spacing of {spacing:g} mm takes {count} vectors.", "Choose a larger one.")
+    before, most, field = np.inf, MOST_NODES // 4 if inverse else MOST_NODES, None
     while True:
-        field = DisplacementGrid(_vectors(quick, grid, inverse), grid)
+        # the inverse found on a coarser grid is near the one sought
+        vectors = sample_on(Inverse(source, field) if inverse else source, grid)
+        field = DisplacementGrid(vectors.astype(np.float32).astype(np.float64), grid)  # as files hold it
         error = _return_error(transform, field, probes) if inverse else _length(field.map(probes) - mapped)
-        # where a map folds there is no inverse, and its largest error tells nothing of the spacing
-        figure = float(np.percentile(error, 99) if inverse else error.max())
         finer = _finer(grid, np.full(3, 2))
-        small = np.prod(finer.size) <= MOST_NODES
-        if spacing is not None or figure <= limit or figure > 0.7 * before or not small:
+        # where a map folds there is no inverse, and no spacing helps
+        helpless = error.max() > 0.7 * before or np.prod(finer.size) > most
+        if spacing is not None or error.max() <= limit or helpless:
             break
-        grid, before = finer, figure
+        grid, before = finer, error.max()
     if inverse:
         return field, {"return_error": _summary(error)}
-    found = {"interpolation_error": figure}
+    found = {"interpolation_error": float(error.max())}
     if isinstance(transform, Deformation):
         around = grid.to_world(np.random.default_rng(1).random((_PROBES // 4, 3)) * (np.array(grid.size) - 1))
         found["error_beyond"] = float(_length(field.map(around) - transform.map(around)).max())
     return field, found
-
-
-def _vectors(transform: PointMap, grid: Grid, inverse: bool) -> np.ndarray:
-    """The displacements of a map or of its inverse, (k, j, i, 3), as float32 holds them."""
-    vectors = sample_on(Inverse(transform) if inverse else transform, grid)
-    return vectors.astype(np.float32).astype(np.float64)
 
 
 def _return_error(transform: PointMap, inverse: DisplacementGrid, points: np.ndarray) -> np.ndarray:
@@ -219,16 +220,14 @@ def _finer(grid: Grid, factor: np.ndarray) -> Grid:
     return Grid(tuple(int(n) for n in size), grid.origin, grid.matrix / factor)
 
 
-def _spaced(grid: Grid, spacing: float) -> Grid:
-    """A grid over the same box at most `spacing` mm apart: a finer one keeps the nodes, at which the fade bends.
-
-    Raises `UserError` (code `spacing`) for more vectors than a file should have.
-    """
-    parts = np.ceil(grid.spacing / spacing - 1e-6)
-    cells = np.where(parts > 1, (np.array(grid.size) - 1) * parts, np.maximum(1, np.ceil(grid.extent / spacing - 1e-6)))
-    if (nodes := np.prod(cells + 1)) > MOST_NODES:
-        raise UserError("spacing", f"A spacing of {spacing:g} mm takes {nodes:.0e} vectors.", "Choose a larger one.")
-    return Grid(tuple(int(n) + 1 for n in cells), grid.origin, grid.direction * (grid.extent / cells))
+def _coarser(deformation: Deformation, spacing: float) -> Deformation:
+    """The deformation to be sampled up to `spacing` mm apart: within the fixed image the same, its fade wider."""
+    widest = deformation.grid.extent / np.maximum(1, np.ceil(deformation.grid.extent / spacing - 1e-6))
+    if (widest <= deformation.spacing).all():
+        return deformation
+    widest = np.maximum(widest, deformation.spacing)
+    margins = np.ceil(np.maximum(deformation.margins / widest, 2) - 1e-6) * widest
+    return replace(deformation, spacing=widest, margins=margins)
 
 
 def _around(points: np.ndarray, deformation: Deformation) -> Grid:

@@ -201,12 +201,13 @@ def read_transform(path: str | Path) -> PointMap:
 
 @dataclass(frozen=True)
 class Inverse:
-    """The numerical inverse of a map."""
+    """The numerical inverse of a map; the search begins at the values of `near`, where there is such a map."""
 
     transform: PointMap
+    near: PointMap | None = None
 
     def map(self, points: np.ndarray) -> np.ndarray:
-        return invert(self.transform, points)
+        return invert(self.transform, points, start=None if self.near is None else self.near.map(points))
 
 
 def simplify(transform: sitk.Transform) -> PointMap:
