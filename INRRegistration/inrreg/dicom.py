@@ -68,7 +68,7 @@ class Series:
                 header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
             except (pydicom.errors.InvalidDicomError, OSError):
                 continue
-            if "Rows" in header and "SeriesInstanceUID" in header:
+            if all(tag in header for tag in ("Rows", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")):
                 images.setdefault(header.SeriesInstanceUID, []).append(header)
         if not images:
             raise UserError("dicom", f"There is no DICOM image in {folder}.", f"Give the folder of the {name} series.")

@@ -7,9 +7,7 @@ displacement field of its own: programs that invert a field while they read it, 
 from __future__ import annotations
 
 import copy
-import gzip
 import shutil
-import struct
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +32,6 @@ _LIMIT = 0.5
 """Largest error in mm at which a spacing of our choice stops; half a voxel where that is less."""
 _PROBES = 20_000
 """Random points of the fixed image at which an error is measured."""
-_INTENT = 1006
-"""NIfTI's intent code of displacement vectors, whose components are RAS; ITK 5.4 and Slicer turn them to LPS."""
 
 
 def part_of(deformation: Deformation, part: str, *, prealigned: bool) -> PointMap:
@@ -114,6 +110,7 @@ def export_model(folder: str | Path, output: str | Path) -> None:
     folder, output = Path(folder), Path(output)
     if output.exists():
         raise UserError("output", f"{output} exists.", "Choose a new folder for the model.")
+    Deformation.load(folder)  # or it says what is wrong
     names = ["model.safetensors", "model.json", *map(str, read_json(folder / "model.json")["before"])]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -253,20 +250,9 @@ def _write(field: DisplacementGrid, path: Path, ending: str, series: tuple[Serie
         write_registration(field.vectors, field.grid, *series, path)
     elif ending in (".h5", ".tfm"):
         sitk.WriteTransform(sitk.DisplacementFieldTransform(field.grid.image(field.vectors)), str(path))
-    elif ending == ".nii.gz":
-        _write_nifti(field, path)
     else:
+        # NIfTI comes out as ANTs writes it, intent 1007 (vector) with LPS components, which ITK reads as they are;
+        # intent 1006 (displacement vector), with RAS ones, is read wrongly by ITK 5.3 and older
         image = field.grid.image(field.vectors.astype(np.float32))
         image.SetMetaData("displacement field type", "resampling")
         sitk.WriteImage(image, str(path), useCompression=True)
-
-
-def _write_nifti(field: DisplacementGrid, path: Path) -> None:
-    """Five-dimensional, intent 1006, RAS components: SimpleITK writes vectors as 1007 only, so that is changed."""
-    plain = path.with_name("plain.nii")
-    sitk.WriteImage(field.grid.image((field.vectors * [-1, -1, 1]).astype(np.float32)), str(plain))
-    content = bytearray(plain.read_bytes())
-    struct.pack_into("=h", content, 68, _INTENT)  # intent_code
-    plain.unlink()
-    with gzip.open(path, "wb", compresslevel=6) as file:
-        file.write(content)

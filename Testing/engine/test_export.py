@@ -18,6 +18,7 @@ import torch
 from test_directions import LEFT, OBLIQUE, cli, deviation, field, grid, in_mrml, needs_mrml, network, rigid, within
 
 from inrreg.deformation import Deformation, load_transform
+from inrreg.dicom import Series
 from inrreg.export import FORMATS, export
 from inrreg.fields import Dual
 from inrreg.geometry import Frame, Grid
@@ -80,7 +81,7 @@ def test_mrml_moves_points_as_the_model_does(ending: str, made: Deformation, fil
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ants") is None, reason="antspyx is absent")
-@pytest.mark.parametrize("ending", [".h5", ".nii.gz"])
+@pytest.mark.parametrize("ending", [".h5", ".tfm", ".nii.gz"])
 def test_ants_moves_points_as_the_model_does(ending: str, made: Deformation, files: dict) -> None:
     import ants
     import pandas
@@ -91,17 +92,23 @@ def test_ants_moves_points_as_the_model_does(ending: str, made: Deformation, fil
     assert deviation(moved[list("xyz")].to_numpy(), made.map(points)) <= figures["interpolation_error"] + 1e-3
 
 
-def test_nifti_holds_ras_displacements(made: Deformation, files: dict) -> None:
-    path, _ = files[".nii.gz"]
-    content = gzip.decompress(path.read_bytes())
+def test_nifti_vectors_are_as_ants_writes_them(made: Deformation, files: dict, tmp_path: Path) -> None:
+    path, figures = files[".nii.gz"]
+    content = bytearray(gzip.decompress(path.read_bytes()))
     size = struct.unpack_from("<8h", content, 40)
     assert size[:6] == (5, *made.padded_grid.size, 1, 3)[:6]
-    assert struct.unpack_from("<h", content, 68) == (1006,)
-    offset = int(struct.unpack_from("<f", content, 108)[0])
-    ras = np.frombuffer(content, "<f4", offset=offset).reshape(3, *size[3:0:-1]).transpose(1, 2, 3, 0)
-    lps = sitk.GetArrayFromImage(made.displacement_field())
-    assert np.abs(ras * [-1, -1, 1] - lps).max() < 1e-4
-    assert np.abs(lps[..., :2]).max() > 5
+    assert struct.unpack_from("<h", content, 68) == (1007,)
+    start = int(struct.unpack_from("<f", content, 108)[0])
+    lps = np.frombuffer(content, "<f4", offset=start).reshape(3, *size[3:0:-1])
+    assert np.abs(lps.transpose(1, 2, 3, 0) - sitk.GetArrayFromImage(made.displacement_field())).max() < 1e-4
+    assert np.abs(lps[:2]).max() > 5
+    # what others write as displacement vectors, 1006, holds RAS
+    ras = (lps * np.array([-1, -1, 1], "<f4").reshape(3, 1, 1, 1)).tobytes()
+    struct.pack_into("<h", content, 68, 1006)
+    (tmp_path / "other.nii").write_bytes(bytes(content[:start]) + ras)
+    points = within(made.grid, 100, 5)
+    moved = load_transform(tmp_path / "other.nii").map(points)
+    assert deviation(moved, made.map(points)) <= figures["interpolation_error"] + 1e-4
 
 
 # ------------------------------------------------------------------------- spacing, parts, the inverse
@@ -298,6 +305,28 @@ def test_dciodvfy_finds_no_error(registered: tuple) -> None:
         assert "DeformableSpatialRegistration" in answer.stderr + answer.stdout
         assert "Error" not in answer.stderr + answer.stdout
         assert answer.returncode == 0
+
+
+def test_two_phases_of_one_study_are_told_apart(registered: tuple, made: Deformation, tmp_path: Path) -> None:
+    import pydicom
+
+    first = pydicom.dcmread(registered[0] / "fixed" / "0.dcm")
+    shared = {tag: first[tag].value for tag in ("StudyInstanceUID", "FrameOfReferenceUID")}
+    phase = write_series(tmp_path / "phase", made.grid, **shared)
+    pair = Series.read(registered[0] / "fixed", "fixed"), Series.read(phase, "moving")
+    export(made, tmp_path / "t.dcm", series=pair)
+    data = pydicom.dcmread(tmp_path / "t.dcm")
+    named = [
+        {each.ReferencedSOPInstanceUID for each in item.ReferencedImageSequence}
+        for item in data.DeformableRegistrationSequence
+    ]
+    assert [len(each) for each in named] == [made.grid.size[2]] * 2
+    assert not named[0] & named[1]
+    assert len(data.ReferencedSeriesSequence) == 2
+    assert "StudiesContainingOtherReferencedInstancesSequence" not in data
+    if shutil.which("dciodvfy"):
+        answer = subprocess.run(["dciodvfy", str(tmp_path / "t.dcm")], capture_output=True, text=True, check=False)
+        assert "Error" not in answer.stderr + answer.stdout
 
 
 def test_matrices_of_other_writers_are_read(registered: tuple, made: Deformation, tmp_path: Path) -> None:
