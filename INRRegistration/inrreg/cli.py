@@ -174,6 +174,75 @@ def warp(
 
 
 @app.command()
+def export(
+    transform: Annotated[Path, typer.Option(metavar="DIR", help="A result folder.")],
+    output: Annotated[
+        Path, typer.Option(metavar="FILE", help=".h5, .tfm, .nrrd, .nii.gz or .dcm; without ending, the model.")
+    ],
+    part: Annotated[
+        str, typer.Option(help="whole, prealignment, initial, deformable; of the dual method also coarse and fine.")
+    ] = "whole",
+    inverse: Annotated[bool, typer.Option("--inverse", help="Moving to fixed, as a displacement field.")] = False,
+    spacing: Annotated[
+        float, typer.Option(help="Largest spacing in mm, 0 for the coarsest with an error below half a voxel.")
+    ] = 0.0,
+    fixed_dicom: Annotated[str, typer.Option(help="Series of the fixed image, for .dcm.", metavar="DIR")] = "",
+    moving_dicom: Annotated[str, typer.Option(help="Series of the moving image, for .dcm.", metavar="DIR")] = "",
+    json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+) -> None:
+    """Write a result, its inverse or a part of it as a transform that other programs read."""
+    from inrreg.deformation import Deformation
+    from inrreg.dicom import Series
+    from inrreg.export import export as write
+    from inrreg.export import export_model, points_in
+
+    if not output.suffix:
+        if inverse or spacing or part != "whole" or fixed_dicom or moving_dicom:
+            raise UserError("output", "The model is exported as it is.", "Give only --transform and --output.")
+        export_model(transform, output)
+        _out.print(f"Model in {escape(str(output))}.")
+        return
+    deformation = Deformation.load(transform)
+    job = Job.from_dict(protocol.read_json(transform / "job.json")) if (transform / "job.json").is_file() else None
+    folders = {"fixed": fixed_dicom, "moving": moving_dicom}
+    figures = write(
+        deformation,
+        output,
+        part=part,
+        prealigned=job is not None and job.prealign != "none",
+        inverse=inverse,
+        spacing=spacing or None,
+        series=tuple(Series.read(folder, name) for name, folder in folders.items()) if all(folders.values()) else None,
+        mask=points_in(job.fixed_mask) if inverse and job and Path(job.fixed_mask).is_file() else None,
+    )
+    if json:
+        _out.print_json(data=figures)
+    else:
+        for line in _described(figures):
+            _out.print(line)
+        _out.print(f"Transform in {escape(str(output))}.")
+    error = figures.get("interpolation_error", figures.get("return_error", {}).get("max", 0.0))
+    if error > figures["limit"]:
+        _err.print(f"Warning: the error of {error:.2f} mm is above {figures['limit']:.2f} mm.")
+
+
+@app.command()
+def jacobian(
+    transform: TransformOption,
+    reference: Annotated[str, typer.Option(help="Image whose grid the map gets: the fixed one.", metavar="FILE")],
+    output: Annotated[Path, typer.Option(help="Map of determinants.", metavar="FILE")],
+) -> None:
+    """Map the local change of volume, moving over fixed: above 1 where the tissue is larger in the moving image."""
+    from inrreg.deformation import load_transform
+    from inrreg.geometry import Grid
+    from inrreg.images import read_header, write_image
+    from inrreg.volume_change import volume_change
+
+    grid = Grid.of(read_header(reference, "reference image"))
+    write_image(volume_change(load_transform(transform), grid), output)
+
+
+@app.command()
 def evaluate(
     transform: TransformOption,
     fixed: FilePath = "",
@@ -249,6 +318,22 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
             table.add_row(f"Jacobian determinant <= 0, {name}", "", f"{values['folding']:.3%}")
             table.add_row(f"SD of its logarithm, {name}", "", f"{values['sd_log']:.3f}")
     return table
+
+
+def _described(figures: dict[str, Any]) -> list[str]:
+    """What an export costs, in words."""
+    lines = []
+    if "size" in figures:
+        size, spacing = " x ".join(map(str, figures["size"])), " x ".join(f"{mm:.3g}" for mm in figures["spacing"])
+        lines.append(f"{size} vectors, {spacing} mm apart.")
+    if "interpolation_error" in figures:
+        beyond = f", beyond it {figures['error_beyond']:.3f} mm" if "error_beyond" in figures else ""
+        lines.append(f"Largest error in the fixed image {figures['interpolation_error']:.3f} mm{beyond}.")
+    for key, where in (("return_error", "in the fixed image"), ("in_mask", "in its mask")):
+        if error := figures.get(key):
+            parts = f"mean {error['mean']:.3f}, 99th percentile {error['p99']:.3f}, largest {error['max']:.3f} mm"
+            lines.append(f"There and back {where}: {parts}.")
+    return lines
 
 
 def _assignments(texts: list[str]) -> dict[str, str]:

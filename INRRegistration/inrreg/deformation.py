@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,13 @@ class Deformation:
         interpolated = sum(weight * value for weight, value in zip(weights, corners, strict=True))
         return float(np.linalg.norm(exact - interpolated, axis=1).max())
 
+    def sampled(self) -> Deformation:
+        """The same map with the model's values on the exported grid in place of the model: exact to
+        `interpolation_error`, and many times quicker."""
+        grid = self._inner_grid()
+        values = {item.name: getattr(self, item.name) for item in fields(Deformation)}
+        return _Sampled(**values, inner=DisplacementGrid(sample_on(self._inner, grid), grid))
+
     # --------------------------------------------------------------------------------------- files
 
     def save(self, folder: Path) -> None:
@@ -260,6 +267,15 @@ def _array(values: Any, *shape: int, positive: bool = False, regular: bool = Fal
     if regular and abs(np.linalg.det(array)) < 1e-9:
         raise ValueError("not the axes of a grid")
     return array
+
+
+@dataclass
+class _Sampled(Deformation):
+    inner: DisplacementGrid = None
+
+    @property
+    def _inner(self) -> PointMap:
+        return self.inner
 
 
 @dataclass(frozen=True)
