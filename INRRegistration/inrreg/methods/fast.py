@@ -52,6 +52,7 @@ def fit(problem: Problem, settings: FastSettings, run: Run) -> Field:
     import torch
 
     from inrreg.fields import Lattice, LatticeGeometry, Siren
+    from inrreg.guidance import guidance_loss
     from inrreg.lattices import ImageLattice
     from inrreg.optimization import cosine, descend
     from inrreg.regularization import isotropic_total_variation
@@ -77,6 +78,8 @@ def fit(problem: Problem, settings: FastSettings, run: Run) -> Field:
                 "total variation": settings.variation
                 * isotropic_total_variation(lattice.jacobian_at_nodes(coefficients)),
             }
+            if problem.guides is not None:
+                terms["guidance"] = guidance_loss(lattice.spline(problem.guides[0], coefficients), problem)
             descend(optimizer, rate((before + part * steps) / total), terms)
             run.report(terms)
         before += steps
