@@ -1,4 +1,4 @@
-# make demo    register a phantom pair and open the report's numbers: the quickest look
+# make demo    register a phantom pair and write its report: the quickest look
 # make test    lint, format check and all tests
 # make bench   the methods and their peers on real images (needs the evaluation data)
 

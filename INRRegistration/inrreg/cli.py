@@ -26,9 +26,15 @@ _out = Console(soft_wrap=True, highlight=False, emoji=False)
 _err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 FilePath = Annotated[str, typer.Option(metavar="FILE", show_default=False)]
+MaskOption = Annotated[
+    str, typer.Option(metavar="FILE", show_default=False, help="Or auto: the body; lungs: the lungs of a CT.")
+]
 TransformOption = Annotated[
     str, typer.Option("--transform", metavar="DIR_OR_FILE", help="A result folder or a transform file.")
 ]
+
+
+TOLERANCE = typer.Option("--tolerance", metavar="KEY=VALUE", help="Change a tolerance of the verdict: tre_mean=3.")
 
 
 def main() -> NoReturn:
@@ -59,12 +65,14 @@ def register(
     moving: Annotated[str, typer.Option(help="Moving image.", metavar="FILE")],
     output: Annotated[Path, typer.Option(help="Folder for the result.", metavar="DIR")],
     preset: Annotated[str, typer.Option(help="See `inrreg presets`.")] = protocol.DEFAULT_PRESET,
-    fixed_mask: FilePath = "",
-    moving_mask: FilePath = "",
+    fixed_mask: MaskOption = "",
+    moving_mask: MaskOption = "",
     fixed_labels: FilePath = "",
     moving_labels: FilePath = "",
     fixed_landmarks: FilePath = "",
     moving_landmarks: FilePath = "",
+    guide_fixed: FilePath = "",
+    guide_moving: FilePath = "",
     initial_transform: FilePath = "",
     prior: FilePath = "",
     prealign: Annotated[str, typer.Option(help="none, rigid or affine.")] = "none",
@@ -75,6 +83,7 @@ def register(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset.")
     ] = None,
+    tolerance: Annotated[list[str] | None, TOLERANCE] = None,
     json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")] = False,
 ) -> None:
     """Register a moving image to a fixed one."""
@@ -87,11 +96,14 @@ def register(
         moving_labels=moving_labels,
         fixed_landmarks=fixed_landmarks,
         moving_landmarks=moving_landmarks,
+        guide_fixed=guide_fixed,
+        guide_moving=guide_moving,
         initial_transform=initial_transform,
         prior=prior,
         prealign=prealign,
         preset=preset,
         overrides=_assignments(set_ or []),
+        tolerances=_assignments(tolerance or []),
         device=device,
         threads=threads,
         seed=seed,
@@ -102,6 +114,7 @@ def register(
     else:
         metrics = _register(job(), output)
         _out.print(metrics_table(metrics))
+        _out.print(verdict_table(metrics["verdict"]))
         _out.print(f"Result in {escape(str(output))} after {metrics['seconds']:.1f} s.")
 
 
@@ -110,17 +123,24 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for the result.", metavar="DIR")] = Path("demo"),
     quick: Annotated[bool, typer.Option("--quick", help="A coarser phantom.")] = False,
 ) -> None:
-    """Generate a thorax in two respiratory states, register it, and measure the result against the truth."""
+    """Generate a thorax in two respiratory states, register it, and report the result against the truth."""
+    from inrreg.deformation import load_transform
     from inrreg.demo import write_phantom
+    from inrreg.evaluation import located
     from inrreg.pictures import overview
+    from inrreg.report import check_packages, write_report
 
+    check_packages()
     with _err.status("Generating the phantom"):
         job = write_phantom(output / "phantom", quick=quick)
     metrics = _register(job, output / "result")
     with _err.status("Drawing"):
-        picture = overview(job, output / "result", output / "overview.png")
+        overview(job, output / "result", output / "overview.png")
+        report = output / "report.html"
+        write_report(report, metrics, load_transform(output / "result"), job, located(job, {}, output / "result"))
     _out.print(metrics_table(metrics))
-    _out.print(f"Registered in {metrics['seconds']:.1f} s. Picture: {escape(str(picture))}")
+    _out.print(verdict_table(metrics["verdict"]))
+    _out.print(f"Registered in {metrics['seconds']:.1f} s. Report: {escape(str(report))}")
 
 
 @app.command()
@@ -247,17 +267,25 @@ def evaluate(
     transform: TransformOption,
     fixed: FilePath = "",
     moving: FilePath = "",
-    fixed_mask: FilePath = "",
+    fixed_mask: MaskOption = "",
     fixed_labels: FilePath = "",
     moving_labels: FilePath = "",
     fixed_landmarks: FilePath = "",
     moving_landmarks: FilePath = "",
+    tolerance: Annotated[list[str] | None, TOLERANCE] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="A report with pictures, in one file.", metavar="FILE.html")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
 ) -> None:
     """Target registration error, overlap of structures and regularity of a transform."""
     from inrreg.deformation import load_transform
-    from inrreg.evaluation import of_transform
+    from inrreg.evaluation import located, of_transform
 
+    if report:
+        from inrreg.report import check_packages, write_report
+
+        check_packages()
     for name, one, other in (
         ("labels", fixed_labels, moving_labels),
         ("landmarks", fixed_landmarks, moving_landmarks),
@@ -275,11 +303,16 @@ def evaluate(
     }
     made_by = Path(transform) / "job.json"
     job = Job.from_dict(protocol.read_json(made_by)) if made_by.is_file() else None
-    metrics = of_transform(load_transform(transform), job, files)
+    mapping, result = load_transform(transform), Path(transform) if job else None
+    metrics = of_transform(mapping, job, files, result=result, tolerances=_assignments(tolerance or []))
+    files = located(job, files, result)
+    if report:
+        write_report(report, metrics, mapping, job, files)
     if json:
         _out.print_json(data=metrics)
     else:
         _out.print(metrics_table(metrics))
+        _out.print(verdict_table(metrics["verdict"]))
 
 
 @app.command()
@@ -300,7 +333,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         table.add_column(heading, justify="left" if not heading else "right")
     if similarity := metrics.get("similarity"):
         table.add_row("normalized cross-correlation", f"{similarity['before']:.3f}", f"{similarity['after']:.3f}")
-    if marks := metrics.get("landmarks"):
+    if (marks := metrics.get("landmarks")) and "after" in marks:
         for key, name in (("mean", "mean"), ("p95", "95th percentile"), ("max", "largest")):
             before, after = marks["before"][key], marks["after"][key]
             table.add_row(f"target registration error, {name} (mm)", f"{before:.2f}", f"{after:.2f}")
@@ -308,15 +341,32 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
             table.add_row("target registration error, voxel-snapped mean (mm)", "", f"{snapped['mean']:.2f}")
     if labels := metrics.get("labels"):
         for label in labels["after"]:
-            rows = [labels[name].get(label, {"dice": 0.0, "hd95": None}) for name in ("before", "after")]
+            rows = [labels[name].get(label, {"dice": 0.0}) for name in ("before", "after")]
             table.add_row(f"Dice, label {label}", *(f"{row['dice']:.3f}" for row in rows))
-            distances = ("-" if row["hd95"] is None else f"{row['hd95']:.2f}" for row in rows)
+            distances = ("-" if row.get("hd95") is None else f"{row['hd95']:.2f}" for row in rows)
             table.add_row(f"HD95, label {label} (mm)", *distances)
+            distances = ("-" if row.get("mda") is None else f"{row['mda']:.2f}" for row in rows)
+            table.add_row(f"mean distance to agreement, label {label} (mm)", *distances)
     for where, name in (("mask", "in the mask"), ("whole", "whole field")):
         if values := metrics.get("jacobian", {}).get(where):
             table.add_row(f"Jacobian determinant, smallest, {name}", "", f"{values['min']:.3f}")
             table.add_row(f"Jacobian determinant <= 0, {name}", "", f"{values['folding']:.3%}")
             table.add_row(f"SD of its logarithm, {name}", "", f"{values['sd_log']:.3f}")
+    if inverse := metrics.get("inverse"):
+        table.add_row("inverse consistency, 99th percentile (mm)", "", f"{inverse['p99']:.3f}")
+    if found := metrics.get("uncertainty"):
+        table.add_row("uncertainty, 95th percentile (mm)", "", f"{found['p95']:.2f}")
+    return table
+
+
+def verdict_table(verdict: dict[str, Any]) -> Table:
+    """The checks of `inrreg.verdict` for a terminal."""
+    table = Table(box=None, title="Checks after AAPM TG-132", title_justify="left", caption=verdict["notice"])
+    for heading in ("", "figure", "tolerance", ""):
+        table.add_column(heading)
+    for check in verdict["checks"]:
+        title = f"{check['title']} ({check['detail']})"
+        table.add_row(escape(title), check["text"], check["bound"], check["state"])
     return table
 
 

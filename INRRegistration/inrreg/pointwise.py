@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from inrreg.fields import Field, Jet
+from inrreg.guidance import guidance_loss
 from inrreg.problem import Problem
 from inrreg.similarity import lobe_cross_entropy, ncc_loss
 
@@ -47,4 +48,6 @@ class PointLoss:
         terms = {"NCC": ncc_loss(fixed[0], self.moving.sample(moved)[0], weight)}
         if self.problem.labels is not None:
             terms["labels"] = lobe_cross_entropy(fixed[1:], self.problem.labels[1].sample(moved), weight)
+        if self.problem.guides is not None:
+            terms["guidance"] = guidance_loss(field.value(self.problem.guides[0]), self.problem)
         return terms, jet

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from inrreg.geometry import Frame, Grid, Volume
 from inrreg.intensities import normalize
+from inrreg.landmarks import Pairs
 from inrreg.protocol import UserError
 from inrreg.sampling import BoxSampler, VoxelSampler
 from inrreg.torch_maps import Maps
@@ -34,6 +35,8 @@ class Problem:
 
     The fixed mask restricts the data to its points. The moving mask says which points of the moving image may
     serve as data; a fixed point that is mapped out of it, or out of the moving image, does not count.
+
+    `guidance` are point pairs that pull the field (`inrreg.guidance`).
     """
 
     fixed: sitk.Image
@@ -45,6 +48,7 @@ class Problem:
     before: Maps = field(default_factory=Maps)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
+    guidance: Pairs | None = None
 
     @cached_property
     def grid(self) -> Grid:
@@ -91,6 +95,14 @@ class Problem:
     def fixed_mask_volume(self) -> Volume | None:
         """The fixed mask as a volume, or None."""
         return None if self.fixed_mask is None else self._volume(self.mask, self.fixed)
+
+    @cached_property
+    def guides(self) -> tuple[Tensor, Tensor] | None:
+        """The guiding points, fixed and moving, normalized (G, 3) each, or None."""
+        if self.guidance is None:
+            return None
+        ends = (self.frame.normalize(points) for points in (self.guidance.fixed, self.guidance.moving))
+        return tuple(torch.as_tensor(points, dtype=torch.float32, device=self.device) for points in ends)
 
     @cached_property
     def labels(self) -> tuple[np.ndarray, Volume] | None:

@@ -13,13 +13,18 @@ import pkgutil
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from inrreg.verdict import Tolerances
 
 VERSION = 1
 """Version of job files, events and saved models; a reader refuses any other."""
 
 DEFAULT_PRESET = "fast"
 PREALIGNMENTS = ("none", "rigid", "affine")
+AUTOMATIC_MASKS = ("auto", "lungs")
+"""What stands for a mask that is found in its image, instead of a file: the body, or the lungs of a CT."""
 MOST_THREADS, MOST_SEED = 1024, 2**31 - 1
 """Beyond these, libraries crash."""
 
@@ -151,7 +156,9 @@ def preset(name: str) -> Preset:
 class Job:
     """One registration: what goes in and how it is run. All images are files in LPS world coordinates.
 
-    `overrides` are settings that differ from the preset's. `time_budget` is in seconds, 0 for none.
+    A mask may also be one of `AUTOMATIC_MASKS`. The guiding points pull the field, and judge nothing. `overrides` are
+    settings that differ from the preset's, `tolerances` those that differ from the verdict's; `label_names` are the
+    structures' names by label. `time_budget` is in seconds, 0 for none.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (
@@ -163,6 +170,8 @@ class Job:
         "moving_labels",
         "fixed_landmarks",
         "moving_landmarks",
+        "guide_fixed",
+        "guide_moving",
         "initial_transform",
         "prior",
     )
@@ -175,11 +184,15 @@ class Job:
     moving_labels: str = ""
     fixed_landmarks: str = ""
     moving_landmarks: str = ""
+    guide_fixed: str = ""
+    guide_moving: str = ""
     initial_transform: str = ""
     prior: str = ""
     prealign: str = "none"
     preset: str = DEFAULT_PRESET
     overrides: dict[str, Any] = field(default_factory=dict)
+    tolerances: dict[str, Any] = field(default_factory=dict)
+    label_names: dict[str, str] = field(default_factory=dict)
     device: str = "auto"
     threads: int = 0
     seed: int = 0
@@ -200,22 +213,38 @@ class Job:
             raise UserError(
                 "job", f"There is no prealignment '{self.prealign}'.", f"Choose one of: {', '.join(PREALIGNMENTS)}."
             )
-        for one, other in (("fixed_labels", "moving_labels"), ("fixed_landmarks", "moving_landmarks")):
+        pairs = (
+            ("fixed_labels", "moving_labels"),
+            ("fixed_landmarks", "moving_landmarks"),
+            ("guide_fixed", "guide_moving"),
+        )
+        for one, other in pairs:
             if bool(getattr(self, one)) != bool(getattr(self, other)):
                 raise UserError("job", f"{one} and {other} are needed together.", "Give both or neither.")
         if self.threads < 0 or self.seed < 0 or not 0 <= self.time_budget < math.inf:
             raise UserError("job", "Threads, seed and time budget cannot be negative.")
         if self.threads > MOST_THREADS or self.seed > MOST_SEED:
             raise UserError("job", f"At most {MOST_THREADS} threads and a seed of {MOST_SEED} are possible.")
+        if not all(isinstance(name, str) for name in self.label_names.values()):
+            raise UserError("job", "Job entry 'label_names' needs a text for each label.")
         self.settings()
+        self.tolerances_for(None)
+
+    def tolerances_for(self, spacing: list[float] | None) -> Tolerances:
+        """The verdict's tolerances for a voxel spacing in mm, with this job's changes."""
+        from inrreg.verdict import Tolerances
+
+        return Tolerances.of(spacing, self.tolerances)
+
+    def files(self) -> dict[str, str]:
+        """The files that the job names, by entry: what stands for an automatic mask is none."""
+        named = {name: getattr(self, name) for name in self.FILES}
+        masks = ("fixed_mask", "moving_mask")
+        return {name: path for name, path in named.items() if path and not (name in masks and path in AUTOMATIC_MASKS)}
 
     def settings(self) -> Settings:
         """The preset's settings with this job's overrides."""
         return preset(self.preset).settings.override(self.overrides)
-
-    def files(self) -> dict[str, str]:
-        """The names of the files that this job has, by entry."""
-        return {name: path for name in self.FILES if (path := getattr(self, name))}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, with the version."""

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,19 @@ import SimpleITK as sitk
 import torch
 
 from inrreg import evaluation, protocol
+from inrreg.automask import mask as read_mask
 from inrreg.deformation import Deformation, load_transform
 from inrreg.devices import choose_device, device_name
 from inrreg.geometry import Grid
-from inrreg.images import read_image, read_labels, read_mask
-from inrreg.landmarks import read_points
-from inrreg.metrics import target_registration_error
+from inrreg.images import read_image, read_labels, write_image
+from inrreg.landmarks import Pairs, pair, read_points
 from inrreg.optimization import Emit, Run
 from inrreg.prealignment import prealign
 from inrreg.problem import Problem
 from inrreg.protocol import Job, UserError
 from inrreg.torch_maps import differentiable
 from inrreg.transforms import Affine, DisplacementGrid, PointMap, SitkTransform, sample_on
+from inrreg.versions import versions
 
 
 def register(
@@ -59,10 +61,12 @@ def register(
         seconds = run.seconds()
         metrics = evaluation.of_result(deformation, problem, job)
         settings = {"preset": job.preset, "settings": job.settings().to_dict(), "seed": job.seed}
+        settings |= {"versions": versions(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         metrics = {"seconds": seconds, "device": device_name(problem.device), **settings, **metrics}
         for code, message in evaluation.doubts(metrics):
             logged("warning", {"code": code, "message": message})
         deformation.save(folder)
+        _save_masks(job, problem, folder)
         _absolute(job).save(folder)
         protocol.write_json(folder / "metrics.json", metrics)
         (folder / "log.txt").write_text("\n".join([*log, f"finished after {seconds:.1f} s", ""]), encoding="utf-8")
@@ -87,7 +91,8 @@ def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
         for path, name, image in ((job.fixed_labels, "fixed", fixed), (job.moving_labels, "moving", moving))
     ]
     _check_landmarks(job, fixed, moving)
-    problem = Problem(fixed, moving, *masks, *labels, device=device, seed=job.seed)
+    guides = _guides(job, fixed, moving)
+    problem = Problem(fixed, moving, *masks, *labels, device=device, seed=job.seed, guidance=guides)
     before = _before(job, problem, run)
     problem.before = differentiable(before, problem.frame, device)
     problem.check_overlap()
@@ -119,8 +124,24 @@ def _use_threads(count: int) -> None:
 def _check_landmarks(job: Job, fixed: sitk.Image, moving: sitk.Image) -> None:
     """Raise `UserError` for landmarks that could not be evaluated, before minutes are spent."""
     if job.fixed_landmarks:
-        ends = read_points(job.fixed_landmarks, fixed), read_points(job.moving_landmarks, moving)
-        target_registration_error(*(points.positions for points in ends))
+        pair(read_points(job.fixed_landmarks, fixed), read_points(job.moving_landmarks, moving))
+
+
+def _guides(job: Job, fixed: sitk.Image, moving: sitk.Image) -> Pairs | None:
+    """The pairs that guide. Raises `UserError` (code `points`) where one list has points that the other has not."""
+    if not job.guide_fixed:
+        return None
+    pairs = pair(read_points(job.guide_fixed, fixed), read_points(job.guide_moving, moving))
+    if missing := [name for names in pairs.missing.values() for name in names]:
+        raise UserError("points", f"These guiding points have no partner: {', '.join(missing)}.", "Complete the pairs.")
+    return pairs
+
+
+def _save_masks(job: Job, problem: Problem, folder: Path) -> None:
+    """Keep the masks that were made, for whoever looks at the result."""
+    for name, mask in (("fixed_mask", problem.fixed_mask), ("moving_mask", problem.moving_mask)):
+        if getattr(job, name) in protocol.AUTOMATIC_MASKS:
+            write_image(mask, folder / f"{name}.nrrd")
 
 
 def _before(job: Job, problem: Problem, run: Run) -> tuple[PointMap, ...]:
@@ -173,6 +194,8 @@ _OURS = (
     "log.txt",
     "displacement.nrrd",
     "deformable.nrrd",
+    "fixed_mask.nrrd",
+    "moving_mask.nrrd",
 )
 
 

@@ -19,12 +19,15 @@ def volume_change(transform: PointMap, reference: Grid) -> sitk.Image:
     result = np.empty(reference.size[::-1], np.float32)
     for slab in range(reference.size[2]):
         one = Grid((*reference.size[:2], 1), reference.to_world(np.array([0, 0, slab])), reference.matrix)
-        result[slab] = _determinant(transform, one.points().reshape(-1, 3)).reshape(result.shape[1:])
+        result[slab] = whole_determinant(transform, one.points().reshape(-1, 3)).reshape(result.shape[1:])
     return reference.image(result)
 
 
-def _determinant(transform: PointMap, points: np.ndarray) -> np.ndarray:
-    """In closed form where a model is, numerically for any other map and beyond the fixed image."""
+def whole_determinant(transform: PointMap, points: np.ndarray) -> np.ndarray:
+    """The determinant (N,) of everything that a map consists of, at points (N, 3) LPS mm.
+
+    In closed form where a model is, numerically for any other map and beyond the fixed image.
+    """
     if not isinstance(transform, Deformation):
         return np.linalg.det(numerical_jacobian(transform, points))
     result, inside = np.empty(len(points)), transform.contains(points)

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import math
 import os
-import platform
 import queue
 import shutil
 import sys
@@ -30,6 +28,7 @@ from typing import Any, BinaryIO
 
 from inrreg import protocol
 from inrreg.protocol import Job, Message, UserError
+from inrreg.versions import versions
 
 HEARTBEAT = 1.0
 """Seconds between heartbeats during a job."""
@@ -217,17 +216,6 @@ def explain(error: BaseException) -> UserError:
         return UserError("disk", "The disk is full.", "Free some space in the temporary folder.")
     hint = "The log holds the details; please report them."
     return UserError("internal", f"The registration failed unexpectedly ({type(error).__name__}: {text}).", hint)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter, without importing them; absent ones left out."""
-    found = {"python": platform.python_version(), "protocol": str(protocol.VERSION)}
-    for package in ("torch", "numpy", "SimpleITK", "safetensors"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def check_result(folder: Path) -> None:

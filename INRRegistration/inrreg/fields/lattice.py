@@ -112,7 +112,7 @@ class Lattice(Field):
         return self
 
     def value(self, x: Tensor) -> Tensor:
-        return self._spline(x, self.coefficients())
+        return self.spline(x, self.coefficients())
 
     def jet(self, x: Tensor, order: int, *, trace: bool = False) -> Jet:
         self.check_order(order)
@@ -177,7 +177,8 @@ class Lattice(Field):
     def _turn(self, x: Tensor) -> Tensor:
         return self._constant("rotation", x).T
 
-    def _spline(self, x: Tensor, coefficients: Tensor) -> Tensor:
+    def spline(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """Displacements (N, 3) at points x (N, 3) from coefficients that are at hand, (k, j, i, 3)."""
         return self._combine(*self._gather(x, coefficients), (0, 0, 0))
 
     def _gather(self, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,4 +203,4 @@ class Lattice(Field):
     def dense(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             coefficients = self.coefficients()
-            return torch.cat([self._spline(part, coefficients) for part in x.split(1 << 15)]) if len(x) else x.clone()
+            return torch.cat([self.spline(part, coefficients) for part in x.split(1 << 15)]) if len(x) else x.clone()
