@@ -23,6 +23,9 @@ from inrreg.warping import warp
 _MOST = 100_000
 """Points at which the Jacobian is taken; a larger grid is thinned evenly."""
 
+_AGREEMENT = 5000
+"""Points at which a field's uncertainty and inverse are summarized."""
+
 FOLDING = 0.001
 """Share of folding points in the mask from which a user is warned."""
 
@@ -36,6 +39,7 @@ def of_result(deformation: Deformation, problem: Problem, job: Job) -> dict[str,
         "interpolation_error": deformation.interpolation_error,
         "fade": deformation.fade,
     }
+    metrics |= agreement(deformation, problem)
     if job.fixed_landmarks:
         metrics["landmarks"] = landmarks(
             deformation, job.fixed_landmarks, job.moving_landmarks, problem.fixed, problem.moving
@@ -122,6 +126,23 @@ def jacobian(transform: PointMap, grid: Grid, mask: np.ndarray | None) -> dict[s
         points = grid.to_world(np.stack([i, j, k], -1)[::every])
         result[name] = jacobian_summary(_determinant(transform, points))
     return result
+
+
+def agreement(deformation: Deformation, problem: Problem) -> dict[str, Any]:
+    """What a field says of itself at random points of the fixed mask, as summaries in mm.
+
+    `uncertainty` is that of the field, where it has one; `inverse`, of a field that comes with its inverse, how far
+    forward and exported inverse together are from the identity.
+    """
+    normalized, _ = problem.voxels(seed=13).draw(_AGREEMENT)
+    points = problem.frame.to_world(normalized.cpu().numpy().astype(np.float64))
+    found: dict[str, Any] = {}
+    if (uncertainty := deformation.uncertainty(points)) is not None:
+        found["uncertainty"] = summary(uncertainty)
+    if deformation.field.two_way:
+        back = DisplacementGrid.of(deformation.inverse_field()).map(deformation.map(points))
+        found["inverse"] = summary(np.linalg.norm(back - points, axis=1))
+    return found
 
 
 def doubts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
