@@ -22,6 +22,8 @@ DEFAULT_PRESET = "fast"
 PREALIGNMENTS = ("none", "rigid", "affine")
 MOST_THREADS, MOST_SEED = 1024, 2**31 - 1
 """Beyond these, libraries crash."""
+MOST_MEMBERS = 25
+"""Fields of an ensemble: more of them only cost time."""
 
 
 class UserError(Exception):
@@ -151,7 +153,8 @@ def preset(name: str) -> Preset:
 class Job:
     """One registration: what goes in and how it is run. All images are files in LPS world coordinates.
 
-    `overrides` are settings that differ from the preset's. `time_budget` is in seconds, 0 for none.
+    `overrides` are settings that differ from the preset's. `time_budget` is in seconds, 0 for none. `ensemble` is the
+    number of seeds, from `seed` on, whose fields' median is the result; with more than one it has an uncertainty.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (
@@ -184,6 +187,7 @@ class Job:
     threads: int = 0
     seed: int = 0
     time_budget: float = 0.0
+    ensemble: int = 1
     id: str = "job"
 
     def __post_init__(self) -> None:
@@ -207,6 +211,8 @@ class Job:
             raise UserError("job", "Threads, seed and time budget cannot be negative.")
         if self.threads > MOST_THREADS or self.seed > MOST_SEED:
             raise UserError("job", f"At most {MOST_THREADS} threads and a seed of {MOST_SEED} are possible.")
+        if not 1 <= self.ensemble <= MOST_MEMBERS:
+            raise UserError("job", f"An ensemble has from 1 to {MOST_MEMBERS} members, not {self.ensemble}.")
         self.settings()
 
     def settings(self) -> Settings:
