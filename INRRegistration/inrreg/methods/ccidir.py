@@ -21,6 +21,7 @@ class CcidirSettings(Settings):
     """Settings of ccIDIR; weights are those of each direction, whose losses are added.
 
     The published symmetric Jacobian has no unit and carries over as it is; the cycle distance is in mm here too.
+    Labels, where they are given, are not in the paper.
     """
 
     width: int = setting(256, "units of each hidden layer", low=8, high=1024)
@@ -31,6 +32,7 @@ class CcidirSettings(Settings):
     steps: int = setting(2500, "optimizer steps", low=1, high=1_000_000)
     jacobian: float = setting(0.05, "weight of the symmetric Jacobian", low=0, high=1000)
     bending: float = setting(0.0, "weight of the mean bending energy", low=0, high=1000)
+    labels: float = setting(0.1, "weight of the labels' cross-entropy", low=0, high=1000)
     cycle: float = setting(1e-3, "weight of the mean cycle distance", unit="per mm", low=0, high=1000)
     rate: float = setting(1e-4, "learning rate at the start", low=1e-7, high=1)
     final_rate: float = setting(1e-4, "learning rate at the end of its cosine", low=0, high=1)
@@ -69,6 +71,8 @@ def fit(problem: Problem, settings: CcidirSettings, run: Run) -> Field:
 
     def one_way(there: Field, back: Field, loss: PointLoss) -> dict[str, torch.Tensor]:
         terms, jet = loss(there, order=2 if settings.bending else 1)
+        if "labels" in terms:
+            terms["labels"] = settings.labels * terms["labels"]
         if settings.bending:
             terms["bending"] = settings.bending * bending(jet.hessian)
         terms["Jacobian"] = settings.jacobian * symmetric_jacobian(jet.jacobian)

@@ -30,6 +30,7 @@ class IdirSettings(Settings):
     steps: int = setting(2500, "optimizer steps", low=1, high=1_000_000)
     bending: float = setting(1e-3, "weight of the mean bending energy", low=0, high=1000)
     jacobian: float = setting(0.0, "weight of the mean |det - 1|", low=0, high=1000)
+    hyperelastic: float = setting(0.0, "weight of the mean hyperelastic energy", low=0, high=1000)
     rate: float = setting(1e-4, "learning rate at the start", low=1e-7, high=1)
     final_rate: float = setting(1e-4, "learning rate at the end of its cosine", low=0, high=1)
 
@@ -55,7 +56,7 @@ def fit(problem: Problem, settings: IdirSettings, run: Run) -> Field:
     from inrreg.fields import Siren
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
-    from inrreg.regularization import bending, jacobian_deviation
+    from inrreg.regularization import bending, hyperelastic, jacobian_deviation
 
     generator = torch.Generator().manual_seed(run.seed)
     field = Siren(settings.width, settings.hidden, settings.omega, generator=generator).to(problem.device)
@@ -70,6 +71,8 @@ def fit(problem: Problem, settings: IdirSettings, run: Run) -> Field:
             terms["bending"] = settings.bending * bending(jet.hessian)
         if settings.jacobian:
             terms["Jacobian"] = settings.jacobian * jacobian_deviation(jet.jacobian)
+        if settings.hyperelastic:
+            terms["hyperelastic"] = settings.hyperelastic * hyperelastic(jet.jacobian)
         descend(optimizer, rate(part), terms)
         run.report(terms)
     return field
