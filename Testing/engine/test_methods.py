@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from inrreg import protocol
 from inrreg.deformation import Deformation
 from inrreg.fields import Field
+from inrreg.geometry import Volume
 from inrreg.optimization import Run
 from inrreg.phantom import Phantom, thorax
 from inrreg.problem import Problem
@@ -114,3 +116,26 @@ def test_what_leaves_the_moving_image_does_not_drag_the_rest() -> None:
     error = np.linalg.norm(deformation.map(pair.fixed_landmarks) - pair.moving_landmarks, axis=1)
     before = np.linalg.norm(pair.fixed_landmarks - pair.moving_landmarks, axis=1)
     assert error[there].mean() < 0.4 * before[there].mean()
+
+
+def test_the_other_way_round_is_the_moving_image_as_it_is_brought_to_the_fixed_grid() -> None:
+    pair, given = phantom(), problem()
+    shift = torch.tensor([3 * 4.5 / given.frame.scale, 0, 0], dtype=torch.float32)  # three voxels
+    given.before = lambda x: x + shift
+    back = given.reversed()
+    moving, labels = (sitk.GetArrayFromImage(image) for image in (pair.moving, pair.moving_labels))
+    inside = sitk.GetArrayFromImage(pair.moving_mask)
+    assert np.abs(sitk.GetArrayFromImage(back.fixed)[:, :, :-3] - moving[:, :, 3:]).max() < 0.1
+    assert np.array_equal(back.mask[:, :, :-3], inside[:, :, 3:] > 0)
+    assert not back.mask[:, :, -3:].any()
+    assert (back.moving, back.moving_mask) == (pair.fixed, pair.fixed_mask)
+    assert np.array_equal(back.labels[0].sum(0)[:, :, :-3], labels[:, :, 3:] > 0)
+    there = torch.as_tensor(given.frame.normalize(pair.fixed_landmarks), dtype=torch.float32)
+    assert torch.equal(back.labels[1].sample(there) > 0.5, given_rows(given, there))
+    assert back.before(there) is there
+    assert (back.frame.scale, back.frame.centre.tolist()) == (given.frame.scale, given.frame.centre.tolist())
+
+
+def given_rows(given: Problem, points: torch.Tensor) -> torch.Tensor:
+    """Membership of each common label at fixed-space points, by the fixed labels."""
+    return Volume.of(given.labels[0], given.grid, given.frame).sample(points) > 0.5
