@@ -148,14 +148,16 @@ class Problem:
             parts.append(tuple(row))
         image, inside, *rest = (torch.stack(row).cpu().numpy() for row in zip(*parts, strict=True))
         whole = self.moving_mask is None and inside.all()
-        numbers = None if labels is None else [(i + 1) * row for i, row in enumerate(self.labels[0])]
+        ends = None, None
+        if labels is not None and rest[0].any():  # else none of the structures lies in the fixed image's box
+            numbers = np.sum([(i + 1) * row for i, row in enumerate(self.labels[0])], axis=0)
+            ends = tuple(self.grid.image(each.astype(np.int32)) for each in (rest[0], numbers))
         return Problem(
             self.grid.image(image),
             self.fixed,
             None if whole else self.grid.image(inside.astype(np.uint8)),
             self.fixed_mask,
-            None if labels is None else self.grid.image(rest[0].astype(np.int32)),
-            None if labels is None else self.grid.image(np.sum(numbers, 0, dtype=np.int32)),
+            *ends,
             device=self.device,
             seed=self.seed + 100,
         )

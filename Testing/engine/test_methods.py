@@ -136,6 +136,13 @@ def test_the_other_way_round_is_the_moving_image_as_it_is_brought_to_the_fixed_g
     assert (back.frame.scale, back.frame.centre.tolist()) == (given.frame.scale, given.frame.centre.tolist())
 
 
+def test_structures_that_do_not_reach_the_fixed_box_guide_the_way_there_alone() -> None:
+    given = problem()
+    given.before = lambda x: x + 3.0
+    assert given.labels is not None
+    assert given.reversed().labels is None
+
+
 def given_rows(given: Problem, points: torch.Tensor) -> torch.Tensor:
     """Membership of each common label at fixed-space points, by the fixed labels."""
     return Volume.of(given.labels[0], given.grid, given.frame).sample(points) > 0.5

@@ -84,8 +84,8 @@ def fit(problem: Problem, settings: CcidirSettings, run: Run) -> Field:
     ways = (field.there, field.back, losses[0]), (field.back, field.there, losses[1])
     run.plan([settings.steps])
     for part in run.stage("both networks", settings.steps):
-        forward, backward = (one_way(*way) for way in ways)
-        terms = {name: forward[name] + backward[name] for name in forward}
+        both = [one_way(*way) for way in ways]
+        terms = {name: sum(each[name] for each in both if name in each) for name in both[0]}
         descend(optimizer, rate(part), terms)
         run.report(terms)
     return field
