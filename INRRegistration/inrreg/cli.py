@@ -80,6 +80,9 @@ def register(
     threads: Annotated[int, typer.Option(help="CPU threads, 0 for the library's choice.")] = 0,
     seed: Annotated[int, typer.Option(help="Same seed, machine and threads: same result.")] = 0,
     time_budget: Annotated[float, typer.Option(help="Seconds that the optimization may take, 0 for no limit.")] = 0.0,
+    ensemble: Annotated[
+        int, typer.Option(help="Seeds to run: the median of their fields, with its uncertainty.", metavar="N")
+    ] = 1,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset.")
     ] = None,
@@ -108,6 +111,7 @@ def register(
         threads=threads,
         seed=seed,
         time_budget=time_budget,
+        ensemble=ensemble,
     )
     if json:
         _register_as_events(job, output)
@@ -354,8 +358,9 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
             table.add_row(f"SD of its logarithm, {name}", "", f"{values['sd_log']:.3f}")
     if inverse := metrics.get("inverse"):
         table.add_row("inverse consistency, 99th percentile (mm)", "", f"{inverse['p99']:.3f}")
-    if found := metrics.get("uncertainty"):
-        table.add_row("uncertainty, 95th percentile (mm)", "", f"{found['p95']:.2f}")
+    if values := metrics.get("uncertainty"):
+        for key, name in (("mean", "mean"), ("p95", "95th percentile")):
+            table.add_row(f"uncertainty, {name} (mm)", "", f"{values[key]:.2f}")
     return table
 
 

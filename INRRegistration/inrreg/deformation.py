@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,16 @@ class Deformation:
             parts = [self.field.jet(part, 1).jacobian.cpu() for part in x.split(1 << 14)]
         return torch.cat(parts).numpy().astype(np.float64)
 
+    def uncertainty(self, points: np.ndarray) -> np.ndarray | None:
+        """How far apart, (N,) mm, the field's own estimates of points (N, 3) LPS mm lie, `before` not counted.
+
+        Beyond the fixed image that of its nearest point; None for a field that has one estimate only.
+        """
+        local = np.clip((points - self.grid.origin) @ self.grid.direction, 0, self.grid.extent)
+        nearest = self.frame.normalize(local @ self.grid.direction.T + self.grid.origin)
+        found = self.field.uncertainty(torch.as_tensor(nearest, dtype=torch.float32, device=self._device))
+        return None if found is None else found.cpu().numpy().astype(np.float64) * self.frame.scale
+
     @property
     def _inner(self) -> PointMap:
         """The model itself, for points inside the fixed image."""
@@ -126,10 +137,30 @@ class Deformation:
 
     def displacement_field(self) -> sitk.Image:
         """The displacement on `padded_grid`, float32 LPS mm: for ITK's resampling, Slicer's *from parent*."""
-        inner = sample_on(self._inner, self._inner_grid())
-        image = self.padded_grid.image(pad(inner, *self._padding()).astype(np.float32))
-        image.SetMetaData("displacement field type", "resampling")
-        return image
+        return _field_image(self.padded_grid, self._exported)
+
+    def inverse_field(self) -> sitk.Image:
+        """The inverse of `displacement_field` on the same grid, whose box the whole map takes onto itself."""
+        return _field_image(self.padded_grid, self._inverse)
+
+    def uncertainty_image(self) -> sitk.Image | None:
+        """`uncertainty` on `padded_grid`, float32 mm, or None."""
+        found = self.uncertainty(self._inner_grid().points().reshape(-1, 3))
+        if found is None:
+            return None
+        inner = found.reshape(self._inner_grid().size[::-1]).astype(np.float32)
+        low, high = self._padding()
+        return self.padded_grid.image(np.pad(inner, list(zip(low[::-1], high[::-1], strict=True)), mode="edge"))
+
+    @cached_property
+    def _exported(self) -> np.ndarray:
+        """The displacement on `padded_grid`, (k, j, i, 3) float64 LPS mm."""
+        return pad(sample_on(self._inner, self._inner_grid()), *self._padding())
+
+    @cached_property
+    def _inverse(self) -> np.ndarray:
+        forward, points = DisplacementGrid(self._exported, self.padded_grid), self.padded_grid.points()
+        return invert(forward, points.reshape(-1, 3)).reshape(points.shape) - points
 
     def _inner_grid(self) -> Grid:
         cells = np.round(self.grid.extent / self.spacing).astype(int)
@@ -177,6 +208,10 @@ class Deformation:
         images = {"displacement.nrrd": self.displacement_field()}
         if self.before:
             images["deformable.nrrd"] = self.deformable().displacement_field()
+        if self.field.two_way:
+            images["inverse_displacement.nrrd"] = self.inverse_field()
+        if (uncertainty := self.uncertainty_image()) is not None:
+            images["uncertainty.nrrd"] = uncertainty
         try:
             for name, image in images.items():
                 sitk.WriteImage(image, str(folder / name), useCompression=True)
@@ -284,6 +319,12 @@ class _Deform:
 
     def map(self, points: np.ndarray) -> np.ndarray:
         return self.deformation.deform(points)
+
+
+def _field_image(grid: Grid, vectors: np.ndarray) -> sitk.Image:
+    image = grid.image(vectors.astype(np.float32))
+    image.SetMetaData("displacement field type", "resampling")
+    return image
 
 
 def _write_part(part: PointMap, stem: Path) -> str:

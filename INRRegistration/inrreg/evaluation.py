@@ -18,7 +18,7 @@ from inrreg.automask import mask as read_mask
 from inrreg.deformation import Deformation
 from inrreg.geometry import Grid
 from inrreg.guidance import independent
-from inrreg.images import read_image, read_labels, read_scalar
+from inrreg.images import read_image, read_labels
 from inrreg.landmarks import Pairs, pair, read_points
 from inrreg.metrics import jacobian_summary, label_overlap, summary, target_registration_error
 from inrreg.problem import Problem
@@ -31,8 +31,8 @@ from inrreg.warping import warp
 _MOST = 100_000
 """Points at which the Jacobian is taken; a larger grid is thinned evenly."""
 
-_INVERTED = 10_000
-"""Points at which the inverse is taken, which costs some thirty maps each; thinned likewise."""
+_FEW = 10_000
+"""Points at which the inverse, which costs some thirty maps each, and the uncertainty are taken; thinned likewise."""
 
 _WORST = 10
 """Landmarks that are listed as the worst."""
@@ -53,6 +53,8 @@ def of_result(deformation: Deformation, problem: Problem, job: Job) -> dict[str,
         "fixed_spacing": problem.grid.spacing.tolist(),
         "inputs": {name: sha256(path) for name, path in job.files().items()},
     }
+    if (doubt := uncertainty(deformation, problem.grid, problem.mask)) is not None:
+        metrics["uncertainty"] = doubt
     if problem.guidance is not None:
         metrics["guidance"] = guidance(deformation, problem.guidance)
     if job.fixed_landmarks:
@@ -104,8 +106,8 @@ def of_transform(
         metrics["jacobian"] = jacobian(transform, grid, mask)
         inside = np.ones(grid.size[::-1], bool) if mask is None else mask
         metrics["inverse"] = inverse_consistency(transform, grid, inside)
-        if result is not None and (result / UNCERTAINTY).is_file():
-            metrics["uncertainty"] = uncertainty(result / UNCERTAINTY, grid, inside)
+        if (doubt := uncertainty(transform, grid, inside)) is not None:
+            metrics["uncertainty"] = doubt
     if not metrics:
         raise UserError("evaluate", "There is nothing to evaluate with.", "Give landmarks, labels or a mask.")
     spacing = Grid.of(image["fixed"]).spacing.tolist() if "fixed" in image else made.get("fixed_spacing")
@@ -142,9 +144,6 @@ _OF_THE_RUN = (
     "fixed_spacing",
     "guidance",
 )
-
-UNCERTAINTY = "uncertainty.nrrd"
-"""In a result folder, if its method knows it: the field's uncertainty in mm."""
 
 
 def landmarks(
@@ -252,19 +251,19 @@ def inverse_consistency(transform: PointMap, grid: Grid, mask: np.ndarray) -> di
 
     Not zero where the map folds or leaves what it can come back from. Mean, 99th percentile and largest value.
     """
-    points = _thinned(grid, np.flatnonzero(mask), _INVERTED)
+    points = _thinned(grid, np.flatnonzero(mask), _FEW)
     mapped = transform.map(points)
     error = np.linalg.norm(invert(transform, mapped) - points, axis=1)
     largest, p99 = float(error.max()), float(np.percentile(error, 99))
     return {"mean": float(error.mean()), "p99": p99, "max": largest, "count": len(points)}
 
 
-def uncertainty(path: Path, grid: Grid, mask: np.ndarray) -> dict[str, float | int]:
-    """Mean, median, 95th percentile and largest of a result's uncertainty in mm over the mask of a grid."""
-    image = sitk.Cast(read_scalar(path, "uncertainty"), sitk.sitkFloat64)
-    onto = grid.image(np.zeros(grid.size[::-1], np.uint8))
-    on_grid = sitk.Resample(image, onto, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat64, True)
-    return summary(sitk.GetArrayViewFromImage(on_grid)[mask])
+def uncertainty(transform: PointMap, grid: Grid, mask: np.ndarray) -> dict[str, float | int] | None:
+    """Mean, median, 95th percentile and largest of a result's uncertainty in mm over the mask of a grid, or None."""
+    if not isinstance(transform, Deformation):
+        return None
+    found = transform.uncertainty(_thinned(grid, np.flatnonzero(mask), _FEW))
+    return None if found is None else summary(found)
 
 
 def doubts(metrics: dict[str, Any]) -> list[tuple[str, str]]:

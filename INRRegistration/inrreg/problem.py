@@ -149,6 +149,38 @@ class Problem:
                 "Align the volumes first, or use an initial transform or prealignment.",
             )
 
+    def reversed(self) -> Problem:
+        """The same pair the other way round, in the same coordinates: from the moving image, as `before` brings it to
+        the fixed grid, to the fixed image. What `before` takes out of the moving image or its mask is masked.
+        """
+        moving = self._volume(_array(self.moving), self.moving)
+        labels = None if self.labels is None else self.labels[1]
+        parts: list[tuple[Tensor, ...]] = []
+        for k in range(self.grid.size[2]):  # a slice at a time bounds the memory
+            plane = Grid((*self.grid.size[:2], 1), self.grid.to_world(np.array([0, 0, k])), self.grid.matrix)
+            points = torch.as_tensor(self.frame.normalize(plane.points()), dtype=torch.float32, device=self.device)
+            located = self.before(points[0].reshape(-1, 3)).reshape(points[0].shape)
+            row = [moving.sample(located)[0], self.valid(located, moving)]
+            if labels is not None:
+                share, number = labels.sample(located).max(0)
+                row.append((number + 1) * (share > 0.5))
+            parts.append(tuple(row))
+        image, inside, *rest = (torch.stack(row).cpu().numpy() for row in zip(*parts, strict=True))
+        whole = self.moving_mask is None and inside.all()
+        ends = None, None
+        if labels is not None and rest[0].any():  # else none of the structures lies in the fixed image's box
+            numbers = np.sum([(i + 1) * row for i, row in enumerate(self.labels[0])], axis=0)
+            ends = tuple(self.grid.image(each.astype(np.int32)) for each in (rest[0], numbers))
+        return Problem(
+            self.grid.image(image),
+            self.fixed,
+            None if whole else self.grid.image(inside.astype(np.uint8)),
+            self.fixed_mask,
+            *ends,
+            device=self.device,
+            seed=self.seed + 100,
+        )
+
     def _sampler(self, values: list[np.ndarray], seed: int) -> VoxelSampler:
         mask = None if self.fixed_mask is None else self.mask
         return VoxelSampler.of(mask, values, self.grid, self.frame, self.device, self.seed + seed)

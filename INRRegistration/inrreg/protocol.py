@@ -27,6 +27,8 @@ AUTOMATIC_MASKS = ("auto", "lungs")
 """What stands for a mask that is found in its image, instead of a file: the body, or the lungs of a CT."""
 MOST_THREADS, MOST_SEED = 1024, 2**31 - 1
 """Beyond these, libraries crash."""
+MOST_MEMBERS = 25
+"""Fields of an ensemble: more of them only cost time."""
 
 
 class UserError(Exception):
@@ -158,7 +160,8 @@ class Job:
 
     A mask may also be one of `AUTOMATIC_MASKS`. The guiding points pull the field, and judge nothing. `overrides` are
     settings that differ from the preset's, `tolerances` those that differ from the verdict's; `label_names` are the
-    structures' names by label. `time_budget` is in seconds, 0 for none.
+    structures' names by label. `time_budget` is in seconds, 0 for none. `ensemble` is the
+    number of seeds, from `seed` on, whose fields' median is the result; with more than one it has an uncertainty.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (
@@ -197,6 +200,7 @@ class Job:
     threads: int = 0
     seed: int = 0
     time_budget: float = 0.0
+    ensemble: int = 1
     id: str = "job"
 
     def __post_init__(self) -> None:
@@ -225,6 +229,8 @@ class Job:
             raise UserError("job", "Threads, seed and time budget cannot be negative.")
         if self.threads > MOST_THREADS or self.seed > MOST_SEED:
             raise UserError("job", f"At most {MOST_THREADS} threads and a seed of {MOST_SEED} are possible.")
+        if not 1 <= self.ensemble <= MOST_MEMBERS:
+            raise UserError("job", f"An ensemble has from 1 to {MOST_MEMBERS} members, not {self.ensemble}.")
         if not all(isinstance(name, str) for name in self.label_names.values()):
             raise UserError("job", "Job entry 'label_names' needs a text for each label.")
         self.settings()

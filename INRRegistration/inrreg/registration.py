@@ -23,6 +23,7 @@ from inrreg import evaluation, protocol
 from inrreg.automask import mask as read_mask
 from inrreg.deformation import Deformation, load_transform
 from inrreg.devices import choose_device, device_name
+from inrreg.fields import Ensemble
 from inrreg.geometry import Grid
 from inrreg.images import read_image, read_labels, write_image
 from inrreg.landmarks import Pairs, pair, read_points
@@ -60,7 +61,8 @@ def register(
         deformation, problem = solve(job, run)
         seconds = run.seconds()
         metrics = evaluation.of_result(deformation, problem, job)
-        settings = {"preset": job.preset, "settings": job.settings().to_dict(), "seed": job.seed}
+        settings = {"preset": job.preset, "settings": job.settings().to_dict()}
+        settings |= {"seed": job.seed, "ensemble": job.ensemble}
         settings |= {"versions": versions(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         metrics = {"seconds": seconds, "device": device_name(problem.device), **settings, **metrics}
         for code, message in evaluation.doubts(metrics):
@@ -98,7 +100,14 @@ def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
     problem.check_overlap()
     method = importlib.import_module(f"inrreg.methods.{preset.method}")
     try:
-        field = method.fit(problem, settings, run)
+        if job.ensemble == 1:
+            field = method.fit(problem, settings, run)
+        else:
+            members = (
+                method.fit(dataclasses.replace(problem, seed=each.seed), settings, each).freeze()
+                for each in run.members(job.ensemble)
+            )
+            field = Ensemble(list(members))
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
@@ -196,6 +205,8 @@ _OURS = (
     "deformable.nrrd",
     "fixed_mask.nrrd",
     "moving_mask.nrrd",
+    "inverse_displacement.nrrd",
+    "uncertainty.nrrd",
 )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from inrreg.fields import Dual, Field, Lattice, LatticeGeometry, Separable, Siren, from_spec
+from inrreg.fields import Cycle, Dual, Ensemble, Field, Lattice, LatticeGeometry, Separable, Siren, from_spec
+from inrreg.fields.base import Jet
+from inrreg.fields.cycle import invert
 from inrreg.geometry import Frame, Grid
 
 OBLIQUE = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
@@ -23,6 +27,19 @@ def dual(fine: bool = True) -> Dual:
     if fine:
         field.activate_fine(0.5)
     return field
+
+
+def calm(seed: int, share: float = 0.3) -> Siren:
+    """A network whose map x + u(x) does not fold."""
+    field = Siren(24, 3, 8.0, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        field.layers[-1].weight.mul_(share)
+        field.layers[-1].bias.mul_(share)
+    return field
+
+
+def cycle() -> Cycle:
+    return Cycle(calm(5), calm(6))
 
 
 def lattice() -> Lattice:
@@ -229,3 +246,91 @@ def test_a_residual_is_added_at_the_nodes() -> None:
     with_it = residual()
     without = Lattice([with_it.networks[0]], with_it.geometry)
     assert torch.allclose(with_it.coefficients() - without.coefficients(), with_it.residual, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------ several estimates in one
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-3)])
+def test_a_cycles_derivatives_equal_nested_autograd(dtype: torch.dtype, tolerance: float) -> None:
+    x = inside(64, dtype)
+    exact = nested(cycle().to(torch.float64), x.double())
+    field = cycle().to(dtype).freeze()
+    jet, traced = field.jet(x, 2), field.jet(x, 2, trace=True)
+    assert relative(jet.value, exact[0]) < tolerance
+    assert relative(jet.jacobian, exact[1]) < tolerance
+    assert relative(jet.hessian, exact[2]) < tolerance
+    assert relative(traced.laplacian, exact[2].diagonal(dim1=2, dim2=3).sum(-1)) < tolerance
+
+
+def test_a_cycle_is_the_midpoint_of_both_networks_and_their_distance() -> None:
+    field, x = cycle().to(torch.float64).freeze(), inside(200, torch.float64)
+    forward = x + field.there.value(x)
+    y = 2 * (x + field.value(x)) - forward
+    assert torch.allclose(y + field.back.value(y), x, atol=1e-12)
+    assert torch.allclose(field.uncertainty(x), (forward - y).norm(dim=-1), atol=1e-12)
+
+
+def test_networks_that_agree_leave_no_uncertainty() -> None:
+    class Shift(Field):
+        kind = "shift-for-test"
+
+        def __init__(self, amount: float = 0.0) -> None:
+            super().__init__()
+            self.amount = torch.nn.Parameter(torch.tensor([amount, 0.0, -amount]))
+
+        def value(self, x):
+            return self.amount.expand_as(x)
+
+        def jet(self, x, order, *, trace=False):
+            return Jet(self.value(x), torch.zeros(len(x), 3, 3, dtype=x.dtype))
+
+        def spec(self):
+            return {"kind": self.kind}
+
+    x = inside(50, torch.float32)
+    agreed, apart = Cycle(Shift(0.2), Shift(-0.2)).freeze(), Cycle(Shift(0.2), Shift(-0.3)).freeze()
+    assert agreed.uncertainty(x).max() < 1e-6
+    assert torch.allclose(agreed.dense(x), Shift(0.2).value(x), atol=1e-6)
+    assert torch.allclose(apart.uncertainty(x), torch.full((50,), 0.1 * 2**0.5), atol=1e-6)
+    assert torch.allclose(apart.dense(x), Shift(0.25).value(x), atol=1e-6)
+
+
+def test_where_a_map_folds_the_nearest_approach_is_found_and_its_distance_told() -> None:
+    x = inside(400, torch.float64)
+    wild = calm(7, share=4.0).to(torch.float64).freeze()
+    y, left = invert(wild, x, x.clone())
+    assert torch.allclose((y + wild.value(y) - x).norm(dim=-1), left)
+    assert (left <= wild.value(x).norm(dim=-1)).all()
+    assert (left > 1e-3).any()
+    assert (left < 1e-12).any()
+    assert (Cycle(calm(5).double(), wild).freeze().uncertainty(x) >= left.min()).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_an_ensemble_is_the_median_of_its_members(count: int) -> None:
+    members = [calm(seed).to(torch.float64) for seed in range(10, 10 + count)]
+    field, x = Ensemble(members), inside(64, torch.float64)
+    values = np.stack([member.value(x).detach().numpy() for member in members])
+    median = np.median(values, axis=0)
+    assert np.allclose(field.value(x).detach().numpy(), median)
+    assert np.allclose(field.dense(x).numpy(), median)
+    spread = np.sqrt(np.mean(np.sum((values - median) ** 2, -1), 0))
+    assert np.allclose(field.uncertainty(x).numpy(), spread)
+    assert relative(field.jet(x, 1).jacobian, nested(field, x)[1]) < 1e-12
+
+
+def test_one_stray_member_does_not_move_an_ensemble() -> None:
+    good, stray, x = calm(1), calm(2, share=30.0), inside(100, torch.float32)
+    field = Ensemble([good, stray, good]).freeze()
+    assert torch.equal(field.dense(x), good.dense(x))
+    assert (field.uncertainty(x) > 0).all()
+
+
+@pytest.mark.parametrize("make", [cycle, lambda: Ensemble([lattice(), cycle(), siren()])])
+def test_nested_fields_come_back_from_description_and_weights(make: Callable[[], Field]) -> None:
+    field, x = make().freeze(), inside(40, torch.float32)
+    again = from_spec(field.spec())
+    again.load_state_dict(field.state_dict())
+    assert torch.equal(again.freeze().dense(x), field.dense(x))
+    assert torch.equal(again.uncertainty(x), field.uncertainty(x))

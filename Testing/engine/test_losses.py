@@ -10,12 +10,14 @@ from scipy.ndimage import gaussian_filter
 from inrreg.regularization import (
     bending,
     curvature,
+    cycle_distance,
     determinant,
     folding,
     isotropic_total_variation,
     jacobian_deviation,
     jacobian_shrinkage,
     kinks,
+    symmetric_jacobian,
 )
 from inrreg.similarity import GaussianWindow, LocalNcc, lobe_cross_entropy, ncc_loss
 
@@ -150,6 +152,28 @@ def test_jacobian_terms_of_a_uniform_scaling() -> None:
     assert jacobian_deviation(scaling(0.5)).item() == pytest.approx(1 - 1 / 8)
     assert jacobian_shrinkage(scaling(2.0)).item() == 0
     assert jacobian_shrinkage(scaling(0.5)).item() == pytest.approx(1 - 1 / 8)
+
+
+def test_symmetric_jacobian_is_the_same_for_a_map_and_its_inverse() -> None:
+    eye = torch.eye(3, dtype=torch.float64)
+    jacobian = 0.2 * (random(20, 3, 3) - 0.5)
+    inverse = torch.linalg.inv(jacobian + eye) - eye
+    assert symmetric_jacobian(jacobian).item() == pytest.approx(symmetric_jacobian(inverse).item(), rel=1e-9)
+    assert symmetric_jacobian(eye.expand(5, 3, 3)).item() == pytest.approx(7 - 7 / 8)
+    assert symmetric_jacobian((-1.5 * eye).expand(5, 3, 3)).item() == pytest.approx(-0.9 + 9)  # folded: clipped at 0.1
+
+
+def test_cycle_distance_of_two_translations() -> None:
+    class Translation:
+        def __init__(self, *shift: float) -> None:
+            self.shift = torch.tensor(shift)
+
+        def value(self, x: torch.Tensor) -> torch.Tensor:
+            return self.shift.expand_as(x)
+
+    points = random(10, 3).float()
+    assert cycle_distance(Translation(0.3, 0, 0), Translation(-0.3, 0.4, 0), points).item() == pytest.approx(0.4)
+    assert cycle_distance(Translation(0.3, 0, 0), Translation(-0.3, 0, 0), points).item() == pytest.approx(0)
 
 
 def test_second_order_terms_of_a_quadratic() -> None:

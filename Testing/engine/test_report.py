@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from inrreg.cli import app
+from inrreg.deformation import Deformation
 from inrreg.evaluation import inverse_consistency, landmarks, of_transform, sha256
-from inrreg.geometry import Grid
+from inrreg.fields import Ensemble, Siren
+from inrreg.geometry import Frame, Grid
 from inrreg.guidance import independent
 from inrreg.landmarks import Pairs, Points, write_points
 from inrreg.protocol import Job, UserError, write_json
@@ -228,14 +231,17 @@ def test_landmarks_that_guided_judge_nothing(tmp_path: Path, files: dict[str, st
     assert set(metrics["labels"]) == {"before", "after"}
 
 
-def test_uncertainty_of_a_result_is_summarized_in_the_mask(tmp_path: Path, files: dict[str, str]) -> None:
-    (tmp_path / "result").mkdir()
-    inside = sitk.GetArrayFromImage(sitk.ReadImage(files["fixed_mask"])) > 0
-    values = np.where(inside, 2.0, 50.0)
-    values.flat[np.flatnonzero(inside)[0]] = 4.0
-    sitk.WriteImage(GRID.image(values), str(tmp_path / "result" / "uncertainty.nrrd"))
-    found = of_transform(Affine(), None, files, result=tmp_path / "result")["uncertainty"]
-    assert (found["median"], found["max"], found["count"]) == (2.0, 4.0, inside.sum())
+def test_uncertainty_of_a_result_is_summarized_in_the_mask(files: dict[str, str]) -> None:
+    members = [Siren(16, 2, 8.0, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3)]
+    sure, unsure = (
+        Deformation(field.freeze(), Frame.covering(GRID), GRID) for field in (members[0], Ensemble(members))
+    )
+    k, j, i = np.nonzero(sitk.GetArrayFromImage(sitk.ReadImage(files["fixed_mask"])))
+    expected = unsure.uncertainty(GRID.to_world(np.stack([i, j, k], -1)))
+    found = of_transform(unsure, None, files)["uncertainty"]
+    assert (found["median"], found["max"]) == pytest.approx((np.median(expected), expected.max()))
+    assert found["count"] == len(k)
+    assert "uncertainty" not in of_transform(sure, None, files)
 
 
 def test_inverse_consistency_knows_a_fold_from_a_smooth_map() -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class DualSettings(Settings):
     """Settings of the dual-branch method; `steps` and `sigma` have one entry a stage.
 
+    The fine branch joins in the second stage, or at once where there is only one.
+
     What the paper leaves open: the steps of each stage (3,000 in all; here even thirds), and whether the fine
     branch starts at 1/10 or 0.05 of the coarse one (section 2.5's 0.05). Its Gaussian is cut at one sigma and
     its sigma is in voxels; here it is a full Gaussian, isotropic in mm, with sigma in voxels of the finest axis.
@@ -32,7 +34,7 @@ class DualSettings(Settings):
     omega_coarse: float = setting(10.0, "frequency factor of the coarse branch", low=1, high=100)
     omega_fine: float = setting(30.0, "frequency factor of the fine branch", low=1, high=100)
     scale: float = setting(0.1, "scale of the coarse branch at the start", low=1e-6, high=10)
-    fine_share: float = setting(0.05, "scale of the fine branch when activated, of the coarse one's", low=0, high=10)
+    fine_share: float = setting(0.05, "start of the fine branch, of the coarse one's scale; 0: none", low=0, high=10)
     points: int = setting(30_000, "random points a step", low=100, high=10_000_000)
     regularized: float = setting(0.1, "share of the points that are regularized", low=0.001, high=1)
     steps: tuple = setting((1000, 1000, 1000), "optimizer steps", low=1, high=1_000_000)
@@ -82,12 +84,13 @@ def fit(problem: Problem, settings: DualSettings, run: Run) -> Field:
     run.plan(settings.steps)
     total, done = sum(settings.steps), 0
     for number, (steps, sigma) in enumerate(zip(settings.steps, settings.sigma, strict=True)):
-        if number == 1:
+        if settings.fine_share and number == min(1, len(settings.steps) - 1):
             known = {id(parameter) for parameter in field.active_parameters}
             field.activate_fine(settings.fine_share)
             optimizer.add_param_group({"params": [p for p in field.active_parameters if id(p) not in known]})
         loss = PointLoss(problem, settings.points, round(settings.regularized * settings.points), sigma * voxel)
-        for part in run.stage("coarse branch" if number == 0 else f"both branches, sigma {sigma:g}", steps):
+        branches = "both branches" if field.c_fine.requires_grad else "coarse branch"
+        for part in run.stage(f"{branches}, sigma {sigma:g}", steps):
             losses = terms(loss, field, settings)
             descend(optimizer, rate((done + part * steps) / total), losses)
             run.report(losses)

@@ -34,6 +34,7 @@ class IdirSettings(Settings):
     steps: int = setting(2500, "optimizer steps", low=1, high=1_000_000)
     bending: float = setting(1e-3, "weight of the mean bending energy", low=0, high=1000)
     jacobian: float = setting(0.0, "weight of the mean |det - 1|", low=0, high=1000)
+    hyperelastic: float = setting(0.0, "weight of the mean hyperelastic energy", low=0, high=1000)
     rate: float = setting(1e-4, "learning rate at the start", low=1e-7, high=1)
     final_rate: float = setting(1e-4, "learning rate at the end of its cosine", low=0, high=1)
 
@@ -76,11 +77,13 @@ def fit(problem: Problem, settings: IdirSettings, run: Run) -> Field:
 
 def terms(loss: PointLoss, field: Field, settings: IdirSettings) -> dict[str, Tensor]:
     """The weighted terms of one step's loss."""
-    from inrreg.regularization import bending, jacobian_deviation
+    from inrreg.regularization import bending, hyperelastic, jacobian_deviation
 
     found, jet = loss(field, order=2 if settings.bending else 1)
     if jet and settings.bending:
         found["bending"] = settings.bending * bending(jet.hessian)
     if jet and settings.jacobian:
         found["Jacobian"] = settings.jacobian * jacobian_deviation(jet.jacobian)
+    if jet and settings.hyperelastic:
+        found["hyperelastic"] = settings.hyperelastic * hyperelastic(jet.jacobian)
     return found
