@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from inrreg.fields import Lattice
+from inrreg.fields.lattice import spread
 from inrreg.geometry import Grid
 from inrreg.problem import Problem
 from inrreg.protocol import UserError
@@ -42,16 +43,11 @@ class ImageLattice:
         self.moving = problem.moving_volume(sigma)
         fixed = problem.fixed_volume(sigma).sample(self.points).reshape(self.shape)
         self.ncc = LocalNcc(fixed, torch.ones_like(fixed) if mask is None else mask.reshape(self.shape), window, noise)
-        local = problem.grid.direction.T @ problem.frame.normalize(grid.origin)
-        along = [local[a] + np.arange(n) * grid.spacing[a] / problem.frame.scale for a, n in enumerate(grid.size)]
-        self.bases = [lattice.geometry.weights(a, along[a]).to(problem.device) for a in range(3)]
+        self.bases = [basis.to(problem.device) for basis in lattice.geometry.bases(grid, problem.frame)]
 
     def displacement(self, coefficients: Tensor) -> Tensor:
-        """The spline at every sample, (P, 3), from its coefficients (k, j, i, 3): one matrix product an axis."""
-        x, y, z = self.bases
-        u = torch.einsum("zk,kjic->zjic", z, coefficients)
-        u = torch.einsum("yj,zjic->zyic", y, u)
-        return torch.einsum("xi,zyic->zyxc", x, u).reshape(-1, 3)
+        """The spline at every sample, (P, 3), from its coefficients (k, j, i, 3)."""
+        return spread(coefficients, self.bases).reshape(-1, 3)
 
     def loss(self, coefficients: Tensor) -> Tensor:
         """The local NCC loss of the spline with these coefficients."""

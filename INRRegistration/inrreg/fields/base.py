@@ -36,6 +36,8 @@ class Field(nn.Module, ABC):
     order: ClassVar[int] = 2
     """The highest order of derivatives that `jet` offers."""
     kinds: ClassVar[dict[str, Callable[..., Field]]] = {}
+    alpha: float | None = None
+    """Where on its scale of regularization, 0 to 1, a conditioned field answers; None for a field without one."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -56,6 +58,10 @@ class Field(nn.Module, ABC):
     @abstractmethod
     def spec(self) -> dict[str, Any]:
         """Plain JSON values from which `from_spec` builds a field of this shape; weights are kept apart."""
+
+    def at(self, alpha: float) -> Field:
+        """The ordinary, frozen field that a conditioned one is at that alpha. Raises ValueError for any other field."""
+        raise ValueError(f"a {self.kind} field has no scale of regularization")
 
     def check_order(self, order: int) -> None:
         """Raise ValueError unless `jet` can answer that order."""

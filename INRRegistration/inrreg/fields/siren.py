@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inrreg.fields.base import Field, Jet
@@ -40,22 +41,28 @@ class Siren(Field):
     def spec(self) -> dict[str, Any]:
         return {"kind": self.kind, "width": self.width, "hidden": self.hidden, "omega": self.omega}
 
+    def sines(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each layer with the frequency in them: sin(W x + b), and W x + b the last."""
+        *hidden, last = self.layers
+        return [*((self.omega * each.weight, self.omega * each.bias) for each in hidden), (last.weight, last.bias)]
+
     def value(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = torch.sin(self.omega * layer(x))
-        return self.layers[-1](x)
+        *hidden, last = self.sines()
+        for weight, bias in hidden:
+            x = torch.sin(F.linear(x, weight, bias))
+        return F.linear(x, *last)
 
     def jet(self, x: Tensor, order: int, *, trace: bool = False) -> Jet:
         self.check_order(order)
         value = x
         first = torch.eye(3, dtype=x.dtype, device=x.device)[:, None, :].expand(3, len(x), 3)
         second = x.new_zeros(() if order == 1 else (1 if trace else 6, len(x), 3))
-        for number, layer in enumerate(self.layers):
-            value, first = layer(value), first @ layer.weight.T
+        for number, (weight, bias) in enumerate(self.sines()):
+            value, first = F.linear(value, weight, bias), first @ weight.T
             if order == 2 and number > 0:  # a linear first layer leaves them zero
-                second = second @ layer.weight.T
-            if layer is not self.layers[-1]:
-                value, first, second = self._sine(value, first, second, order, trace, number == 0)
+                second = second @ weight.T
+            if number < self.hidden:
+                value, first, second = _sine(value, first, second, order, trace, number == 0)
         jacobian = first.permute(1, 2, 0)
         if order == 1:
             return Jet(value, jacobian)
@@ -66,16 +73,17 @@ class Siren(Field):
             hessian[:, :, j, k] = hessian[:, :, k, j] = entry
         return Jet(value, jacobian, hessian)
 
-    def _sine(
-        self, value: Tensor, first: Tensor, second: Tensor, order: int, trace: bool, linear: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The chain rule through sin(omega z): z' -> omega cos z', z'' -> omega cos z'' - omega^2 sin z' z'."""
-        sine, cosine = torch.sin(self.omega * value), self.omega * torch.cos(self.omega * value)
-        if order == 2:
-            if trace:
-                products = first.square().sum(0, keepdim=True)
-            else:
-                products = torch.stack([first[j] * first[k] for j, k in _PAIRS])
-            curved = products * (-(self.omega**2) * sine)
-            second = curved if linear else torch.addcmul(curved, second, cosine)
-        return sine, first * cosine, second
+
+def _sine(
+    value: Tensor, first: Tensor, second: Tensor, order: int, trace: bool, linear: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The chain rule through sin z: z' -> cos z', z'' -> cos z'' - sin z' z'. `linear` says that z'' is zero."""
+    sine, cosine = torch.sin(value), torch.cos(value)
+    if order == 2:
+        if trace:
+            products = first.square().sum(0, keepdim=True)
+        else:
+            products = torch.stack([first[j] * first[k] for j, k in _PAIRS])
+        curved = products * -sine
+        second = curved if linear else torch.addcmul(curved, second, cosine)
+    return sine, first * cosine, second
