@@ -34,6 +34,22 @@ def jacobian_deviation(jacobian: Tensor) -> Tensor:
     return (determinant(jacobian) - 1).abs().mean()
 
 
+def hyperelastic(jacobian: Tensor) -> Tensor:
+    """Mean hyperelastic energy, all three parts weighing 1, as IDIR has it (Burger et al. 2013). (N, 3, 3).
+
+    With F = I + grad u: length 0.5 |grad u|^2, area max(c - 1, 0)^2 for the squared length c of each column of F's
+    cofactor matrix, volume (det - 1)^4 / det^2. The latter's pole at det = 0 is cut off at |det| = 0.01.
+    """
+    f = jacobian + torch.eye(3, dtype=jacobian.dtype, device=jacobian.device)
+    rows = [torch.linalg.cross(f[:, (i + 1) % 3], f[:, (i + 2) % 3]) for i in range(3)]
+    cofactors = torch.stack(rows, 1)
+    det = torch.linalg.vecdot(f[:, 0], rows[0])
+    length = 0.5 * jacobian.square().sum((1, 2))
+    area = torch.relu(cofactors.square().sum(1) - 1).square().sum(1)
+    volume = (det - 1) ** 4 / det.square().clamp(min=1e-4)
+    return (length + area + volume).mean()
+
+
 def jacobian_shrinkage(jacobian: Tensor) -> Tensor:
     """Mean ReLU(1 - det), Gebauer et al., equation 7. (N, 3, 3).
 
