@@ -30,6 +30,10 @@ TransformOption = Annotated[
     str, typer.Option("--transform", metavar="DIR_OR_FILE", help="A result folder or a transform file.")
 ]
 
+AlphaOption = Annotated[
+    float | None, typer.Option(help="Strength of the regularization, 0 to 1, of a cidir result; else its own.")
+]
+
 
 def main() -> NoReturn:
     """Run the command; every error ends in one sentence and its exit code."""
@@ -129,6 +133,7 @@ def points(
     input: Annotated[Path, typer.Option(help="Points file.", metavar="P")],
     output: Annotated[Path, typer.Option(help="Points file.", metavar="P")],
     inverse: Annotated[bool, typer.Option("--inverse", help="Moving to fixed.")] = False,
+    alpha: AlphaOption = None,
     reference: Annotated[
         str, typer.Option(help="The image whose voxels a DIR-Lab text file counts.", metavar="FILE")
     ] = "",
@@ -142,7 +147,7 @@ def points(
     from inrreg.transforms import invert
 
     source = read_points(input, read_image(reference, "reference") if reference else None)
-    mapping = load_transform(transform)
+    mapping = load_transform(transform, alpha)
     if inverse:
         mapped = invert(mapping, source.positions)
         error = np.linalg.norm(mapping.map(mapped) - source.positions, axis=1)
@@ -161,6 +166,7 @@ def warp(
     reference: Annotated[str, typer.Option(help="Image whose grid the result gets.", metavar="FILE")],
     output: Annotated[Path, typer.Option(help="Warped image.", metavar="FILE")],
     labels: Annotated[bool, typer.Option("--labels", help="Nearest neighbour, for label images.")] = False,
+    alpha: AlphaOption = None,
 ) -> None:
     """Resample a moving image onto the fixed image's grid."""
     from inrreg.deformation import load_transform
@@ -170,7 +176,7 @@ def warp(
 
     grid = Grid.of(read_header(reference, "reference image"))
     image = read_scalar(moving, "moving image")
-    write_image(resample(image, load_transform(transform), grid, labels=labels), output)
+    write_image(resample(image, load_transform(transform, alpha), grid, labels=labels), output)
 
 
 @app.command()
@@ -188,6 +194,7 @@ def evaluate(
     """Target registration error, overlap of structures and regularity of a transform."""
     from inrreg.deformation import load_transform
     from inrreg.evaluation import of_transform
+    from inrreg.tuning import judging
 
     for name, one, other in (
         ("labels", fixed_labels, moving_labels),
@@ -206,7 +213,7 @@ def evaluate(
     }
     made_by = Path(transform) / "job.json"
     job = Job.from_dict(protocol.read_json(made_by)) if made_by.is_file() else None
-    metrics = of_transform(load_transform(transform), job, files)
+    metrics = of_transform(load_transform(transform), job, files, judging(Path(transform), job, fixed_landmarks))
     if json:
         _out.print_json(data=metrics)
     else:

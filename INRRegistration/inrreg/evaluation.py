@@ -27,8 +27,11 @@ FOLDING = 0.001
 """Share of folding points in the mask from which a user is warned."""
 
 
-def of_result(deformation: Deformation, problem: Problem, job: Job) -> dict[str, Any]:
-    """All figures on a finished job: similarity and regularity always, the others where the job has the data."""
+def of_result(deformation: Deformation, problem: Problem, job: Job, judging: slice = slice(None)) -> dict[str, Any]:
+    """All figures on a finished job: similarity and regularity always, the others where the job has the data.
+
+    `judging` are the landmarks that had no part in the result.
+    """
     metrics: dict[str, Any] = {
         "similarity": _similarity(deformation, problem),
         "jacobian": jacobian(deformation, problem.grid, problem.mask if job.fixed_mask else None),
@@ -38,18 +41,20 @@ def of_result(deformation: Deformation, problem: Problem, job: Job) -> dict[str,
     }
     if job.fixed_landmarks:
         metrics["landmarks"] = landmarks(
-            deformation, job.fixed_landmarks, job.moving_landmarks, problem.fixed, problem.moving
+            deformation, job.fixed_landmarks, job.moving_landmarks, problem.fixed, problem.moving, judging
         )
     if problem.fixed_labels is not None:
         metrics["labels"] = overlap(deformation, problem.fixed_labels, problem.moving_labels)
     return metrics
 
 
-def of_transform(transform: PointMap, job: Job | None, files: dict[str, str]) -> dict[str, Any]:
+def of_transform(
+    transform: PointMap, job: Job | None, files: dict[str, str], judging: slice = slice(None)
+) -> dict[str, Any]:
     """The figures that a transform and some files allow; `files` has the names of `Job.FILES`.
 
-    `job` is the one that made the transform, if known: it tells the images. Raises `UserError` (code
-    `evaluate`) when there is nothing to evaluate with.
+    `job` is the one that made the transform, if known: it tells the images; `judging` as in `of_result`. Raises
+    `UserError` (code `evaluate`) when there is nothing to evaluate with.
     """
     image = {
         name: read_image(path, name)
@@ -59,7 +64,7 @@ def of_transform(transform: PointMap, job: Job | None, files: dict[str, str]) ->
     metrics: dict[str, Any] = {}
     if files.get("fixed_landmarks"):
         paths = files["fixed_landmarks"], files["moving_landmarks"]
-        metrics["landmarks"] = landmarks(transform, *paths, image.get("fixed"), image.get("moving"))
+        metrics["landmarks"] = landmarks(transform, *paths, image.get("fixed"), image.get("moving"), judging)
     fixed_labels = None
     if files.get("fixed_labels"):
         fixed_labels, moving_labels = (
@@ -82,13 +87,19 @@ def of_transform(transform: PointMap, job: Job | None, files: dict[str, str]) ->
 
 
 def landmarks(
-    transform: PointMap, fixed: str, moving: str, fixed_image: sitk.Image | None, moving_image: sitk.Image | None
+    transform: PointMap,
+    fixed: str,
+    moving: str,
+    fixed_image: sitk.Image | None,
+    moving_image: sitk.Image | None,
+    judging: slice = slice(None),
 ) -> dict[str, Any]:
     """Target registration error in mm before and after, continuous; with the moving image also voxel-snapped.
 
-    Raises `UserError` (code `points`) when the two files do not correspond.
+    Only the `judging` landmarks count. Raises `UserError` (code `points`) when the two files do not correspond.
     """
     start, end = read_points(fixed, fixed_image).positions, read_points(moving, moving_image).positions
+    start, end = start[judging], end[judging]
     before, mapped = target_registration_error(start, end), transform.map(start)
     after = target_registration_error(mapped, end)
     result = {"before": summary(before), "after": summary(after), "errors": after.tolist()}

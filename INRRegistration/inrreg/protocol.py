@@ -290,12 +290,15 @@ def write_json(path: Path, data: Any) -> None:
 COMMANDS = {
     "register": ("folder",),
     "cancel": (),
+    "alpha": ("folder", "alpha", "path"),
     "shutdown": (),
 }
 """Commands the worker takes on stdin, and the entries that each needs besides its request id.
 
 `register` names a job folder; with `resample: true` the moving image is also written on the fixed grid, and the
-`result` event names that file as `resampled`.
+`result` event names that file as `resampled`. `alpha` names the result folder of a conditioned method, an alpha and the
+file that gets the displacement field there; with `spacing`, in mm, on a grid of about that. A newer one takes the place
+of one that still waits, which is then `cancelled`.
 """
 
 EVENTS = {
@@ -305,6 +308,7 @@ EVENTS = {
     "preview": ("path",),
     "warning": ("code", "message"),
     "result": ("folder", "metrics"),
+    "alpha": ("alpha", "path"),
     "cancelled": (),
     "error": ("code", "message", "hint"),
     "log": ("text",),
