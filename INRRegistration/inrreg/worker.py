@@ -179,6 +179,19 @@ class Worker:
             stop_if_cancelled()
         return data
 
+    def _beat(self, stopped: threading.Event, request: str, job: str) -> None:
+        start = time.monotonic()
+        while not stopped.wait(HEARTBEAT):
+            self._events.send("heartbeat", {"seconds": time.monotonic() - start}, request, job)
+
+    def _error(self, error: BaseException, request: str, job: str) -> None:
+        known = explain(error)
+        if known.code == "internal":
+            traceback.print_exception(error, file=sys.stderr)
+            sys.stderr.flush()
+        data = {"code": known.code, "message": known.message, "hint": known.hint}
+        self._events.send("error", data, request, job)
+
     # ---------------------------------------------------------------------------------------- alpha
 
     def _evaluate(self, message: Message) -> None:
@@ -204,19 +217,6 @@ class Worker:
         if self._tuned[0] != key:
             self._tuned = key, Deformation.load(folder)
         return self._tuned[1]
-
-    def _beat(self, stopped: threading.Event, request: str, job: str) -> None:
-        start = time.monotonic()
-        while not stopped.wait(HEARTBEAT):
-            self._events.send("heartbeat", {"seconds": time.monotonic() - start}, request, job)
-
-    def _error(self, error: BaseException, request: str, job: str) -> None:
-        known = explain(error)
-        if known.code == "internal":
-            traceback.print_exception(error, file=sys.stderr)
-            sys.stderr.flush()
-        data = {"code": known.code, "message": known.message, "hint": known.hint}
-        self._events.send("error", data, request, job)
 
 
 # ------------------------------------------------------------------------------------------- pieces
