@@ -33,9 +33,9 @@ KEPT = 0.995
 """Share of the gain in similarity that the strongest regularization must keep, where nothing else tells alpha."""
 FEWEST = 4
 """Landmarks below which there are too few to halve."""
-BETWEEN_ALPHAS, BETWEEN_NODES = 0.15, 0.1
+BETWEEN_ALPHAS, BETWEEN_NODES = 0.12, 0.15
 """Largest 99th percentile, in mm, of what interpolation over alpha and over the coarse grid changes."""
-SPACINGS = (8.0, 5.5, 4.0, 3.0)
+SPACINGS = (8.0, 5.5, 4.0, 3.0, 2.0)
 """Spacings of the coarse grid, in mm, of which the first that keeps to the bound, or the last, is taken."""
 
 
