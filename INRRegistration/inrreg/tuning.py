@@ -29,7 +29,7 @@ FLATTEST = 0.01
 """Determinant that those below it, folding ones too, count as in the SD of the logarithm: else a few rule the curve."""
 CHOOSING, JUDGING = slice(0, None, 2), slice(1, None, 2)
 """Landmarks that choose alpha, where nothing better does, and those that judge it."""
-KEPT = 0.995
+KEPT = 0.99
 """Share of the gain in similarity that the strongest regularization must keep, where nothing else tells alpha."""
 FEWEST = 4
 """Landmarks below which there are too few to halve."""
