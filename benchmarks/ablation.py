@@ -170,7 +170,7 @@ def main() -> None:
     for data in options.data.split(","):
         cases = list(phantoms(patients) if data == "phantoms" else livers())
         for name in options.tables.split(","):
-            rows = tuple(row for row in TABLES[name] if row.preset in protocol.presets())
+            rows = TABLES[name]
             runs = []
             for case, row, seed in itertools.product(cases, rows, seeds):
                 run = {"data": data, "table": name, "case": case.name, "row": row.name, "seed": seed}

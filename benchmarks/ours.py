@@ -13,7 +13,6 @@ from inrreg import protocol
 from inrreg.deformation import Deformation
 from inrreg.optimization import Run
 from inrreg.problem import Problem
-from inrreg.transforms import sample_on
 
 
 def register(
@@ -30,5 +29,5 @@ def register(
     )
     margins = np.ones((2, 3))  # nothing beyond the image is asked for
     deformation = Deformation(field, problem.frame, problem.grid, (), margins, problem.grid.spacing)
-    displacement = problem.grid.image(sample_on(deformation, problem.grid).astype(np.float32))
+    displacement = problem.grid.image(deformation.on_grid(problem.grid).astype(np.float32))
     return displacement, time.perf_counter() - start

@@ -33,6 +33,10 @@ TransformOption = Annotated[
     str, typer.Option("--transform", metavar="DIR_OR_FILE", help="A result folder or a transform file.")
 ]
 
+AlphaOption = Annotated[
+    float | None, typer.Option(help="Strength of the regularization, 0 to 1, of a cidir result; else its own.")
+]
+
 
 TOLERANCE = typer.Option("--tolerance", metavar="KEY=VALUE", help="Change a tolerance of the verdict: tre_mean=3.")
 
@@ -153,6 +157,7 @@ def points(
     input: Annotated[Path, typer.Option(help="Points file.", metavar="P")],
     output: Annotated[Path, typer.Option(help="Points file.", metavar="P")],
     inverse: Annotated[bool, typer.Option("--inverse", help="Moving to fixed.")] = False,
+    alpha: AlphaOption = None,
     reference: Annotated[
         str, typer.Option(help="The image whose voxels a DIR-Lab text file counts.", metavar="FILE")
     ] = "",
@@ -166,7 +171,7 @@ def points(
     from inrreg.transforms import invert
 
     source = read_points(input, read_image(reference, "reference") if reference else None)
-    mapping = load_transform(transform)
+    mapping = load_transform(transform, alpha)
     if inverse:
         mapped = invert(mapping, source.positions)
         error = np.linalg.norm(mapping.map(mapped) - source.positions, axis=1)
@@ -185,6 +190,7 @@ def warp(
     reference: Annotated[str, typer.Option(help="Image whose grid the result gets.", metavar="FILE")],
     output: Annotated[Path, typer.Option(help="Warped image.", metavar="FILE")],
     labels: Annotated[bool, typer.Option("--labels", help="Nearest neighbour, for label images.")] = False,
+    alpha: AlphaOption = None,
 ) -> None:
     """Resample a moving image onto the fixed image's grid."""
     from inrreg.deformation import load_transform
@@ -194,7 +200,7 @@ def warp(
 
     grid = Grid.of(read_header(reference, "reference image"))
     image = read_scalar(moving, "moving image")
-    write_image(resample(image, load_transform(transform), grid, labels=labels), output)
+    write_image(resample(image, load_transform(transform, alpha), grid, labels=labels), output)
 
 
 @app.command()
@@ -212,6 +218,7 @@ def export(
     ] = 0.0,
     fixed_dicom: Annotated[str, typer.Option(help="Series of the fixed image, for .dcm.", metavar="DIR")] = "",
     moving_dicom: Annotated[str, typer.Option(help="Series of the moving image, for .dcm.", metavar="DIR")] = "",
+    alpha: AlphaOption = None,
     json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
 ) -> None:
     """Write a result, its inverse or a part of it as a transform that other programs read."""
@@ -221,12 +228,12 @@ def export(
     from inrreg.export import export_model, points_in
 
     if not output.suffix:
-        if inverse or spacing or part != "whole" or fixed_dicom or moving_dicom:
+        if inverse or spacing or part != "whole" or fixed_dicom or moving_dicom or alpha is not None:
             raise UserError("output", "The model is exported as it is.", "Give only --transform and --output.")
         export_model(transform, output)
         _out.print(f"Model in {escape(str(output))}.")
         return
-    deformation = Deformation.load(transform)
+    deformation = Deformation.load(transform, alpha)
     job = Job.from_dict(protocol.read_json(transform / "job.json")) if (transform / "job.json").is_file() else None
     folders = {"fixed": fixed_dicom, "moving": moving_dicom}
     figures = write(
@@ -255,6 +262,7 @@ def jacobian(
     transform: TransformOption,
     reference: Annotated[str, typer.Option(help="Image whose grid the map gets: the fixed one.", metavar="FILE")],
     output: Annotated[Path, typer.Option(help="Map of determinants.", metavar="FILE")],
+    alpha: AlphaOption = None,
 ) -> None:
     """Map the local change of volume, moving over fixed: above 1 where the tissue is larger in the moving image."""
     from inrreg.deformation import load_transform
@@ -263,7 +271,7 @@ def jacobian(
     from inrreg.volume_change import volume_change
 
     grid = Grid.of(read_header(reference, "reference image"))
-    write_image(volume_change(load_transform(transform), grid), output)
+    write_image(volume_change(load_transform(transform, alpha), grid), output)
 
 
 @app.command()
@@ -276,6 +284,7 @@ def evaluate(
     moving_labels: FilePath = "",
     fixed_landmarks: FilePath = "",
     moving_landmarks: FilePath = "",
+    alpha: AlphaOption = None,
     tolerance: Annotated[list[str] | None, TOLERANCE] = None,
     report: Annotated[
         Path | None, typer.Option(help="A report with pictures, in one file.", metavar="FILE.html")
@@ -307,7 +316,7 @@ def evaluate(
     }
     made_by = Path(transform) / "job.json"
     job = Job.from_dict(protocol.read_json(made_by)) if made_by.is_file() else None
-    mapping, result = load_transform(transform), Path(transform) if job else None
+    mapping, result = load_transform(transform, alpha), Path(transform) if job else None
     metrics = of_transform(mapping, job, files, result=result, tolerances=_assignments(tolerance or []))
     files = located(job, files, result)
     if report:

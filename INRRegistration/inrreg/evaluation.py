@@ -25,6 +25,7 @@ from inrreg.problem import Problem
 from inrreg.protocol import Job, UserError
 from inrreg.regularization import determinant
 from inrreg.transforms import Affine, DisplacementGrid, PointMap, invert, numerical_jacobian
+from inrreg.tuning import judging_part
 from inrreg.verdict import Tolerances, judge
 from inrreg.warping import warp
 
@@ -41,8 +42,11 @@ FOLDING = 0.001
 """Share of folding points in the mask from which a user is warned."""
 
 
-def of_result(deformation: Deformation, problem: Problem, job: Job) -> dict[str, Any]:
-    """All figures on a finished job: similarity and regularity always, the others where the job has the data."""
+def of_result(deformation: Deformation, problem: Problem, job: Job, judging: slice = slice(None)) -> dict[str, Any]:
+    """All figures on a finished job: similarity and regularity always, the others where the job has the data.
+
+    `judging` are the landmarks that had no part in the result.
+    """
     metrics: dict[str, Any] = {
         "similarity": _similarity(deformation, problem),
         "jacobian": jacobian(deformation, problem.grid, problem.mask if job.fixed_mask else None),
@@ -59,7 +63,7 @@ def of_result(deformation: Deformation, problem: Problem, job: Job) -> dict[str,
         metrics["guidance"] = guidance(deformation, problem.guidance)
     if job.fixed_landmarks:
         paths = job.fixed_landmarks, job.moving_landmarks
-        metrics["landmarks"] = landmarks(deformation, *paths, problem.fixed, problem.moving, problem.guidance)
+        metrics["landmarks"] = landmarks(deformation, *paths, problem.fixed, problem.moving, problem.guidance, judging)
     if problem.fixed_labels is not None:
         metrics["labels"] = overlap(deformation, problem.fixed_labels, problem.moving_labels)
     tolerances = job.tolerances_for(metrics["fixed_spacing"])
@@ -87,7 +91,9 @@ def of_transform(
     metrics: dict[str, Any] = {}
     if "fixed_landmarks" in files:
         paths = files["fixed_landmarks"], files["moving_landmarks"]
-        metrics["landmarks"] = landmarks(transform, *paths, image.get("fixed"), image.get("moving"), _guides(made))
+        part = judging_part(result, job, paths[0]) if result else slice(None)
+        images = image.get("fixed"), image.get("moving")
+        metrics["landmarks"] = landmarks(transform, *paths, *images, _guides(made), part)
     fixed_labels = None
     if "fixed_labels" in files:
         fixed_labels, moving_labels = (
@@ -153,18 +159,20 @@ def landmarks(
     fixed_image: sitk.Image | None,
     moving_image: sitk.Image | None,
     guides: Pairs | None = None,
+    judging: slice = slice(None),
 ) -> dict[str, Any]:
     """Target registration error in mm before and after, continuous; with the moving image also voxel-snapped.
 
-    Pairs that guided the registration do not count; where all did, there is no summary. `errors` belong to `names`,
-    in that order; `worst` are the largest, with their positions in LPS mm. Raises `UserError` (code `points`)
-    when the two files do not correspond.
+    Pairs that guided the registration do not count, and of the others only the `judging` ones; where all guided, there
+    is no summary. `errors` belong to `names`, in that order; `worst` are the largest, with their positions in LPS mm.
+    Raises `UserError` (code `points`) when the two files do not correspond.
     """
     pairs = pair(read_points(fixed, fixed_image), read_points(moving, moving_image))
     kept = independent(pairs, guides)
     result = {"matched_by": pairs.matched_by, "missing": pairs.missing, "guided": len(pairs) - len(kept)}
     if not len(kept):
         return result
+    kept = kept.only(np.isin(np.arange(len(kept)), np.arange(len(kept))[judging]))
     before, mapped = target_registration_error(kept.fixed, kept.moving), transform.map(kept.fixed)
     after = target_registration_error(mapped, kept.moving)
     result |= {"before": summary(before), "after": summary(after)}

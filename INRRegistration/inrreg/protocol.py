@@ -126,6 +126,8 @@ class Preset:
     settings: Settings
     source: str
     purpose: str
+    conditioned: bool = False
+    """Whether one training answers for every strength of regularization."""
     method: str = ""
     """Module name below `inrreg.methods`; filled in by `presets`."""
 
@@ -231,6 +233,8 @@ class Job:
             raise UserError("job", f"At most {MOST_THREADS} threads and a seed of {MOST_SEED} are possible.")
         if not 1 <= self.ensemble <= MOST_MEMBERS:
             raise UserError("job", f"An ensemble has from 1 to {MOST_MEMBERS} members, not {self.ensemble}.")
+        if self.ensemble > 1 and preset(self.preset).conditioned:
+            raise UserError("job", f"The preset '{self.preset}' makes no ensembles.", "Choose another, or one member.")
         if not all(isinstance(name, str) for name in self.label_names.values()):
             raise UserError("job", "Job entry 'label_names' needs a text for each label.")
         self.settings()
@@ -328,12 +332,15 @@ def write_json(path: Path, data: Any) -> None:
 COMMANDS = {
     "register": ("folder",),
     "cancel": (),
+    "alpha": ("folder", "alpha", "path"),
     "shutdown": (),
 }
 """Commands the worker takes on stdin, and the entries that each needs besides its request id.
 
 `register` names a job folder; with `resample: true` the moving image is also written on the fixed grid, and the
-`result` event names that file as `resampled`.
+`result` event names that file as `resampled`. `alpha` names the result folder of a conditioned method, an alpha and the
+file that gets the displacement field there; with `spacing`, in mm, on a grid of about that. A newer one takes the place
+of one that still waits, which is then `cancelled`.
 """
 
 EVENTS = {
@@ -343,6 +350,7 @@ EVENTS = {
     "preview": ("path",),
     "warning": ("code", "message"),
     "result": ("folder", "metrics"),
+    "alpha": ("alpha", "path"),
     "cancelled": (),
     "error": ("code", "message", "hint"),
     "log": ("text",),

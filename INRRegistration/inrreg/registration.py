@@ -33,6 +33,7 @@ from inrreg.problem import Problem
 from inrreg.protocol import Job, UserError
 from inrreg.torch_maps import differentiable
 from inrreg.transforms import Affine, DisplacementGrid, PointMap, SitkTransform, sample_on
+from inrreg.tuning import Tuning, tune
 from inrreg.versions import versions
 
 
@@ -58,9 +59,12 @@ def register(
 
     with _partial(Path(output)) as folder:
         run = Run(logged, cancelled, seed=job.seed, time_budget=job.time_budget)
-        deformation, problem = solve(job, run)
+        deformation, problem, tuning = solve(job, run)
         seconds = run.seconds()
-        metrics = evaluation.of_result(deformation, problem, job)
+        judging = tuning.judging if tuning else slice(None)
+        metrics = evaluation.of_result(deformation, problem, job, judging)
+        if tuning:
+            metrics["alpha"] = {"chosen": tuning.chosen, "criterion": tuning.criterion}
         settings = {"preset": job.preset, "settings": job.settings().to_dict()}
         settings |= {"seed": job.seed, "ensemble": job.ensemble}
         settings |= {"versions": versions(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
@@ -68,6 +72,8 @@ def register(
         for code, message in evaluation.doubts(metrics):
             logged("warning", {"code": code, "message": message})
         deformation.save(folder)
+        if tuning:
+            tuning.save(folder, deformation)
         _save_masks(job, problem, folder)
         _absolute(job).save(folder)
         protocol.write_json(folder / "metrics.json", metrics)
@@ -76,8 +82,11 @@ def register(
     return metrics
 
 
-def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
-    """Read the job's files, align, optimize: the deformation and the problem it solves. Writes nothing."""
+def solve(job: Job, run: Run) -> tuple[Deformation, Problem, Tuning | None]:
+    """Read the job's files, align, optimize: the deformation and the problem it solves. Writes nothing.
+
+    Of a conditioned field also the choice of alpha, and what led to it.
+    """
     settings, preset = job.settings(), protocol.preset(job.preset)
     if job.prior:
         raise UserError("prior", f"The preset '{job.preset}' takes no prior.", "Leave it out.")
@@ -114,7 +123,8 @@ def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
         raise UserError(
             "memory", "The device has too little free memory for this registration.", "Choose the CPU, or fewer points."
         ) from None
-    return Deformation(field.freeze(), problem.frame, problem.grid, before), problem
+    tuning = None if field.alpha is None else tune(field, problem, job, run)
+    return Deformation(field.freeze(), problem.frame, problem.grid, before), problem, tuning
 
 
 @cache
@@ -207,13 +217,14 @@ _OURS = (
     "moving_mask.nrrd",
     "inverse_displacement.nrrd",
     "uncertainty.nrrd",
+    "alpha.json",
 )
 
 
 def _is_result(folder: Path) -> bool:
     """Whether a folder is empty or holds a result of ours and nothing else, so that it may be replaced."""
     names = [path.name for path in folder.iterdir()]
-    ours = all(name in _OURS or name.startswith("before_") for name in names)
+    ours = all(name in _OURS or name.startswith(("before_", "alpha_")) for name in names)
     return not names or (ours and {"job.json", "model.json"} <= set(names))
 
 

@@ -7,7 +7,7 @@ owned it is gone, however it went.
 
 Commands are `inrreg.protocol.COMMANDS`. `cancel` names by its request id the job to cancel. `register` may
 carry `resample: true`: the moving image is then also resampled onto the fixed grid, and the `result` event
-names that file as `resampled`.
+names that file as `resampled`. `alpha` evaluates a conditioned result, which stays in memory for the next one.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Worker:
         self._queue: queue.Queue[Message] = queue.Queue()
         self._lock = threading.Lock()
         self._request: str | None = None
+        self._newest: Message | None = None
+        self._tuned: tuple[tuple[str, int], Any] = (("", 0), None)
         self._cancel = threading.Event()
 
     def run(self) -> None:
@@ -71,7 +73,11 @@ class Worker:
         threading.Thread(target=self._read_commands, daemon=True, name="commands").start()
         self._hello()
         while True:
-            self._register(self._queue.get())
+            message = self._queue.get()
+            if message.kind == "alpha":
+                self._evaluate(message)
+            else:
+                self._register(message)
 
     # ------------------------------------------------------------------------------------- commands
 
@@ -100,7 +106,9 @@ class Worker:
         else:
             with self._lock:
                 busy = self._request is not None
-                if not busy:
+                if message.kind == "alpha":
+                    self._newest = message
+                elif not busy:
                     self._request = message.request
                     self._cancel.clear()
             if busy:
@@ -189,6 +197,32 @@ class Worker:
             sys.stderr.flush()
         data = {"code": known.code, "message": known.message, "hint": known.hint}
         self._events.send("error", data, request, job)
+
+    # ---------------------------------------------------------------------------------------- alpha
+
+    def _evaluate(self, message: Message) -> None:
+        """Answer one `alpha` command, unless a newer one waits."""
+        names = (message.request, message.job)
+        if message is not self._newest:
+            self._events.send("cancelled", {}, *names)
+            return
+        try:
+            data = message.data
+            path = write_at(self._result(Path(data["folder"])), data["alpha"], data.get("spacing"), Path(data["path"]))
+        except Exception as raised:
+            self._error(raised, *names)
+        else:
+            self._events.send("alpha", {"alpha": data["alpha"], "path": str(path)}, *names)
+
+    def _result(self, folder: Path) -> Any:
+        """The deformation in a result folder, read once."""
+        from inrreg.deformation import Deformation
+
+        model = folder / "model.json"
+        key = str(model), model.stat().st_mtime_ns if model.is_file() else 0
+        if self._tuned[0] != key:
+            self._tuned = key, Deformation.load(folder)
+        return self._tuned[1]
 
 
 # ------------------------------------------------------------------------------------------- pieces
@@ -283,6 +317,24 @@ def working_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+def write_at(deformation: Any, alpha: Any, spacing: Any, path: Path) -> Path:
+    """Write a conditioned deformation's displacement at an alpha, on a grid of about `spacing` mm or its own.
+
+    The file appears complete or not at all. Raises `UserError` (code `alpha`) for what are no such numbers.
+    """
+    import SimpleITK as sitk
+
+    from inrreg.images import atomic
+
+    for value in (alpha, 1.0 if spacing is None else spacing):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UserError("alpha", "An alpha and a spacing are numbers.")
+    field = deformation.at(alpha, spacing).displacement_field()
+    with atomic(path) as partial:
+        sitk.WriteImage(field, str(partial), False)
+    return path
 
 
 def finite(value: Any) -> Any:

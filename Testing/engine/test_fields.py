@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from inrreg.fields import Cycle, Dual, Ensemble, Field, Lattice, LatticeGeometry, Separable, Siren, from_spec
+from inrreg.fields import (
+    Conditioned,
+    Cycle,
+    Dual,
+    Ensemble,
+    Field,
+    Lattice,
+    LatticeGeometry,
+    Separable,
+    Siren,
+    from_spec,
+)
 from inrreg.fields.base import Jet
 from inrreg.fields.cycle import invert
 from inrreg.geometry import Frame, Grid
@@ -58,6 +69,20 @@ def residual() -> Lattice:
     return field
 
 
+def conditioned(seed: int = 5) -> Conditioned:
+    """A conditioned network whose harmonizer answers something else at every alpha."""
+    generator = torch.Generator().manual_seed(seed)
+    field = Conditioned(16, 3, 9.0, 0.3, generator=generator)
+    torch.nn.init.normal_(field.harmonizer[-1].weight, 0, 0.1, generator=generator)
+    torch.nn.init.normal_(field.harmonizer[-1].bias, 0, 0.1, generator=generator)
+    return field
+
+
+def conditioned_lattice() -> Lattice:
+    networks = [conditioned(seed) for seed in (6, 7)]
+    return Lattice(networks, LatticeGeometry.covering(GRID, FRAME, 9.0))
+
+
 FIELDS = {
     "siren": siren,
     "separable": separable,
@@ -65,7 +90,10 @@ FIELDS = {
     "dual without its fine branch": lambda: dual(False),
     "lattice": lattice,
     "lattice with a residual": residual,
+    "conditioned": conditioned,
+    "conditioned lattice": conditioned_lattice,
 }
+CONDITIONED = [name for name in FIELDS if name.startswith("conditioned")]
 
 
 def inside(count: int, dtype: torch.dtype) -> torch.Tensor:
@@ -225,6 +253,14 @@ def test_a_spline_reproduces_cubic_polynomials_between_its_nodes() -> None:
     assert field.kinks(field.coefficients()).abs().max() < 1e-8
 
 
+def test_a_lattice_on_a_grid_equals_it_point_by_point() -> None:
+    field, grid = lattice().freeze(), GRID.resampled(2.3)
+    points = torch.as_tensor(FRAME.normalize(grid.points()), dtype=torch.float32)
+    assert torch.allclose(
+        field.on_grid(grid, FRAME), field.dense(points.reshape(-1, 3)).reshape(points.shape), atol=1e-6
+    )
+
+
 def test_several_networks_are_averaged() -> None:
     field, x = lattice(), inside(50, torch.float32)
     single = [Lattice([network], field.geometry).value(x) for network in field.networks]
@@ -334,3 +370,54 @@ def test_nested_fields_come_back_from_description_and_weights(make: Callable[[],
     again.load_state_dict(field.state_dict())
     assert torch.equal(again.freeze().dense(x), field.dense(x))
     assert torch.equal(again.uncertainty(x), field.uncertainty(x))
+
+
+# ----------------------------------------------------------------------------------------- conditioned
+
+
+def test_a_conditioned_network_has_the_published_activation() -> None:
+    field, x = conditioned().double(), inside(20, torch.float64)
+    raw = field.harmonizer(torch.tensor([2 * 0.3 - 1], dtype=torch.float64)).reshape(3, 4, 16)
+    y = x
+    for layer, (a, b, c, d) in zip(field.layers, raw, strict=False):
+        y = (1 + a) * torch.sin((1 + b) * 9.0 * layer(y) + c) + d
+    assert torch.allclose(field.value(x), field.layers[-1](y), atol=1e-12)
+
+
+def test_the_harmonizer_is_the_published_one_and_does_nothing_at_the_start() -> None:
+    field, x = Conditioned(24, 3, 12.0, generator=torch.Generator().manual_seed(1)), inside(20, torch.float32)
+    assert [type(part).__name__ for part in field.harmonizer] == ["Linear", "LayerNorm", "SiLU"] * 3 + ["Linear"]
+    assert [part.out_features for part in field.harmonizer[::3]] == [128, 64, 32, 4 * 3 * 24]
+    for alpha in (0.0, 1.0):
+        assert torch.allclose(field.at(alpha).value(x), siren().value(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_a_conditioned_field_at_an_alpha_is_an_ordinary_one(name: str) -> None:
+    field, x = FIELDS[name](), inside(50, torch.float32)
+    fixed = field.at(0.8)
+    assert fixed.alpha is None
+    assert field.alpha == 0.3
+    assert not torch.allclose(fixed.dense(x), field.dense(x), atol=1e-3)
+    field.alpha = 0.8
+    assert torch.equal(fixed.dense(x), field.dense(x))
+    again = from_spec(fixed.spec())
+    again.load_state_dict(fixed.state_dict())
+    assert torch.equal(again.dense(x), fixed.dense(x))
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_a_frozen_field_follows_its_alpha(name: str) -> None:
+    field, x = FIELDS[name]().freeze(), inside(50, torch.float32)
+    before = field.dense(x)
+    field.alpha = 0.8
+    assert torch.equal(field.dense(x), field.at(0.8).dense(x))
+    assert not torch.equal(field.dense(x), before)
+
+
+@pytest.mark.parametrize("name", ["siren", "dual", "lattice"])
+def test_a_field_of_one_training_has_no_alpha(name: str) -> None:
+    field = FIELDS[name]()
+    assert field.alpha is None
+    with pytest.raises(ValueError, match="no scale"):
+        field.at(0.5)

@@ -24,6 +24,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "fast": {"steps": (40, 30, 20), "image_spacing": (12, 8, 6), "node_spacing": (24, 16, 12)},
     "ccidir": {"width": 64, "points": 2000, "regularized": 0.1, "steps": 200, "rate": 1e-3, "final_rate": 1e-5},
     "idir": {"width": 64, "points": 2000, "regularized": 0.1, "steps": 200, "rate": 1e-3, "final_rate": 1e-5},
+    "cidir": {"width": 64, "points": 2000, "regularized": 0.1, "steps": 200, "rate": 1e-3, "final_rate": 1e-5},
+    "cidir_light": {"steps": (40, 30, 20), "image_spacing": (12, 8, 6), "node_spacing": (24, 16, 12), "rate": 2e-3},
     "dual": {"width": 64, "points": 2000, "regularized": 0.1, "steps": (70, 60, 60)},
 }
 """Settings with which each method takes a few seconds; a new method adds a line."""
@@ -47,7 +49,7 @@ def methods() -> list[str]:
 
 
 def fit(method: str, run: Run, given: Problem | None = None, **overrides: Any) -> Field:
-    settings = protocol.preset(method).settings.override(QUICK[method] | overrides)
+    settings = protocol.preset(method.replace("_", "-")).settings.override(QUICK[method] | overrides)
     return importlib.import_module(f"inrreg.methods.{method}").fit(given or problem(), settings, run)
 
 

@@ -1,6 +1,7 @@
 """What maps normalized points to normalized displacements."""
 
 from inrreg.fields.base import Field, Jet, from_spec
+from inrreg.fields.conditioned import Conditioned
 from inrreg.fields.cycle import Cycle
 from inrreg.fields.dual import Dual
 from inrreg.fields.ensemble import Ensemble
@@ -8,4 +9,16 @@ from inrreg.fields.lattice import Lattice, LatticeGeometry
 from inrreg.fields.separable import Separable
 from inrreg.fields.siren import Siren
 
-__all__ = ["Cycle", "Dual", "Ensemble", "Field", "Jet", "Lattice", "LatticeGeometry", "Separable", "Siren", "from_spec"]
+__all__ = [
+    "Conditioned",
+    "Cycle",
+    "Dual",
+    "Ensemble",
+    "Field",
+    "Jet",
+    "Lattice",
+    "LatticeGeometry",
+    "Separable",
+    "Siren",
+    "from_spec",
+]

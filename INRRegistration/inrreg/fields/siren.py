@@ -44,20 +44,27 @@ class Siren(Field):
     def spec(self) -> dict[str, Any]:
         return {"kind": self.kind, "width": self.width, "hidden": self.hidden, "omega": self.omega}
 
+    def sines(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each layer with the frequency in them: sin(W x + b), and W x + b the last."""
+        *hidden, last = self.layers
+        return [*((self.omega * each.weight, self.omega * each.bias) for each in hidden), (last.weight, last.bias)]
+
     def value(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:  # omega goes with the weights, which are fewer than the points
-            x = torch.sin(F.linear(x, self.omega * layer.weight, self.omega * layer.bias))
-        return self.layers[-1](x)
+        *hidden, last = self.sines()
+        for weight, bias in hidden:
+            x = torch.sin(F.linear(x, weight, bias))
+        return F.linear(x, *last)
 
     def jet(self, x: Tensor, order: int, *, trace: bool = False) -> Jet:
         self.check_order(order)
         pairs = () if order == 1 else _LAPLACIAN if trace else _HESSIAN
         axes = torch.eye(3, dtype=x.dtype, device=x.device)[:, None, :].expand(3, len(x), 3)
         state = torch.cat([x[None], axes])  # a linear first layer has no second derivatives
-        for layer in self.layers[:-1]:
-            state = _SineLayer.apply(state @ layer.weight.T, layer.bias, self.omega, pairs)
-        state = state @ self.layers[-1].weight.T
-        value, jacobian, second = state[0] + self.layers[-1].bias, state[1:4].permute(1, 2, 0), state[4:]
+        *hidden, (weight, bias) = self.sines()
+        for inner_weight, inner_bias in hidden:
+            state = _SineLayer.apply(state @ inner_weight.T, inner_bias, pairs)
+        state = state @ weight.T
+        value, jacobian, second = state[0] + bias, state[1:4].permute(1, 2, 0), state[4:]
         if order == 1:
             return Jet(value, jacobian)
         if trace:
@@ -67,33 +74,33 @@ class Siren(Field):
 
 
 class _SineLayer(torch.autograd.Function):
-    """A value and its derivatives through sin(omega (z + bias)), as one operation with one sine and one cosine.
+    """A value and its derivatives through sin(z + bias), as one operation with one sine and one cosine.
 
     `state` (C, N, W) holds z, its three first derivatives and, from the second layer on, its second ones; the result
-    (4 + S, N, W) the same of the sine: z' -> omega cos z', z'' -> omega cos z'' - omega^2 sin z' z'. `pairs` names
+    (4 + S, N, W) the same of the sine: z' -> cos z', z'' -> cos z'' - sin z' z'. `pairs` names
     the second derivatives: (channel, j, k) adds z_j z_k to a channel.
     """
 
     @staticmethod
-    def forward(ctx, state: Tensor, bias: Tensor, omega: float, pairs: tuple[tuple[int, int, int], ...]) -> Tensor:
+    def forward(ctx, state: Tensor, bias: Tensor, pairs: tuple[tuple[int, int, int], ...]) -> Tensor:
         present, channels = len(state), 4 + len({channel for channel, _, _ in pairs})
         result = state.new_empty(channels, *state.shape[1:])
-        angle = (state[0] + bias).mul_(omega)
-        sine, slope = torch.sin(angle, out=result[0]), torch.cos(angle).mul_(omega)
+        angle = state[0] + bias
+        sine, slope = torch.sin(angle, out=result[0]), torch.cos(angle)
         torch.mul(state[1:], slope, out=result[1:present])
         result[present:].zero_()
-        bent = -(omega**2) * sine
+        bent = -sine
         for channel, j, k in pairs:
             result[channel].addcmul_(state[1 + j] * bent, state[1 + k])
-        ctx.omega, ctx.pairs = omega, pairs
+        ctx.pairs = pairs
         ctx.save_for_backward(state, result, slope)
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         state, result, slope = ctx.saved_tensors
-        bent = -(ctx.omega**2) * result[0]
+        bent = -result[0]
         down = grad[: len(state)] * slope
         along = grad[1] * state[1]
         for channel in range(2, len(state)):
@@ -101,9 +108,9 @@ class _SineLayer(torch.autograd.Function):
         down[0].addcmul_(bent, along)
         for channel, j, k in ctx.pairs:
             pull = grad[channel] * state[1 + j]
-            down[0].addcmul_(pull * state[1 + k], slope, value=-(ctx.omega**2))
+            down[0].addcmul_(pull * state[1 + k], slope, value=-1)
             pull.mul_(bent)
             down[1 + k].add_(pull, alpha=2 if j == k else 1)
             if j != k:
                 down[1 + j].addcmul_(grad[channel] * bent, state[1 + k])
-        return down, down[0].sum(0), None, None
+        return down, down[0].sum(0), None
