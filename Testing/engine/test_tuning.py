@@ -148,8 +148,8 @@ def test_landmarks_that_chose_alpha_do_not_judge_it_later(
     protocol.write_json(tmp_path / "alpha.json", {"criterion": criterion})
     expected = {"half": tuning.JUDGING, "all": slice(None)}[part]
     marks = shifted[1].fixed_landmarks if same else str(tmp_path / "others.csv")
-    assert tuning.judging(tmp_path, shifted[1], marks) == expected
-    assert tuning.judging(tmp_path, None, marks) == slice(None)
+    assert tuning.judging_part(tmp_path, shifted[1], marks) == expected
+    assert tuning.judging_part(tmp_path, None, marks) == slice(None)
 
 
 def test_a_search_can_be_cancelled(shifted: tuple[Problem, Job]) -> None:
