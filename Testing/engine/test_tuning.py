@@ -128,7 +128,10 @@ def test_without_labels_half_of_the_landmarks_choose_and_the_other_half_judges(
     ends = read_points(job.moving_landmarks).positions
     ends[tuning.JUDGING] += [0.0, 4.0, 0.0]  # the judges see something else
     write_points(tmp_path / "m.csv", Points(ends))
-    job = Job("f", "m", fixed_landmarks=job.fixed_landmarks, moving_landmarks=str(tmp_path / "m.csv"))
+    images = [str(tmp_path / f"{name}.nrrd") for name in ("fixed", "moving")]
+    for image, path in zip((bare.fixed, bare.moving), images, strict=True):
+        sitk.WriteImage(image, path)
+    job = Job(*images, fixed_landmarks=job.fixed_landmarks, moving_landmarks=str(tmp_path / "m.csv"))
     field = conditioned(bare)
     found = tune(field, bare, job, Run())
     assert (found.chosen, found.criterion) == (0.6, "landmarks")
