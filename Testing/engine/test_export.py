@@ -384,7 +384,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("fixed", "moving", "fixed_mask")
     for name in names:
         sitk.WriteImage(getattr(body, name), str(folder / f"{name}.nrrd"))
-    quick = {"steps": (12, 6), "image_spacing": (16, 12), "node_spacing": (40, 30), "window": (2, 1), "width": 32}
+    quick = {"steps": (12, 6), "image_spacing": (16, 12), "node_spacing": (40, 30), "width": 32}
     files = {name: str(folder / f"{name}.nrrd") for name in names}
     register(Job(**files, overrides={**quick, "rate": 3e-3}, threads=1), folder / "result")
     return folder / "result"

@@ -19,6 +19,7 @@ from inrreg.optimization import Run
 from inrreg.problem import Problem
 from inrreg.protocol import Job, UserError, preset, presets
 from inrreg.registration import register
+from inrreg.torch_maps import Linear, Maps
 
 SHIFT, BUMP, RADIUS = np.array([4.0, -3.0, 2.0]), np.array([0.0, 0.0, 9.0]), 28.0
 GRID = Grid((36, 36, 36), np.full(3, -87.5), 5.0 * np.eye(3))
@@ -53,7 +54,7 @@ def test_guides_mend_what_the_images_cannot_tell_and_bend_nothing_else() -> None
     near = near[np.linalg.norm(near[:, None] - guides.fixed, axis=-1).min(1) > 3]  # not among the guides
     far = rng.uniform(-75, 75, (300, 3))
     far = far[np.linalg.norm(far, axis=1) > RADIUS + 14]
-    small = {"steps": (50, 25), "image_spacing": (11, 8), "node_spacing": (16, 12), "window": (1, 2)}
+    small = {"steps": (50, 25), "image_spacing": (11, 8), "node_spacing": (16, 12)}
     settings = preset("fast").settings.override({**small, "width": 64, "rate": 2e-3})
     method, errors = importlib.import_module("inrreg.methods.fast"), {}
     for name, guidance in (("unguided", None), ("guided", guides)):
@@ -76,7 +77,7 @@ def problem() -> Problem:
     images = [grid.image(values)] * 2
     halved = torch.tensor([0.5, 1.0, 1.0])
     guides = Pairs(np.array([[10.0, 10, 10], [30, 20, 10]]), np.array([[15.0, 10, 10], [20, 20, 10]]), (), "order", {})
-    return Problem(*images, guidance=guides, before=lambda x: x * halved)
+    return Problem(*images, guidance=guides, before=Maps((Linear(torch.diag(halved), torch.zeros(3)),)))
 
 
 def test_loss_is_of_millimetres_behind_the_initial_transform(problem: Problem) -> None:
@@ -96,7 +97,7 @@ def test_a_wrong_pair_pulls_no_harder_than_reach_allows(problem: Problem) -> Non
     assert (pull.norm(dim=1) <= WEIGHT / REACH * problem.frame.scale / 2 * (1 + 1e-4)).all()
 
 
-@pytest.mark.parametrize("name", [name for name in presets() if not name.endswith("-light")])
+@pytest.mark.parametrize("name", sorted({each.method: name for name, each in presets().items()}.values()))
 def test_every_method_is_pulled(name: str, problem: Problem) -> None:
     chosen = preset(name)
     known = chosen.settings.to_dict()
@@ -128,7 +129,7 @@ def test_a_job_takes_guides_from_files_and_tells_of_them(tmp_path: Path) -> None
     ):
         write_points(tmp_path / f"{name}.csv", Points(points, labels=labels))
     at = {name: str(tmp_path / path) for name, path in files.items()}
-    small = {"steps": (5,), "image_spacing": (15,), "node_spacing": (40,), "window": (1,), "width": 32}
+    small = {"steps": (5,), "image_spacing": (15,), "node_spacing": (40,), "width": 32}
     marks = {"fixed_landmarks": str(tmp_path / "f.csv"), "moving_landmarks": str(tmp_path / "m.csv")}
     guides = {"guide_fixed": str(tmp_path / "f.csv"), "guide_moving": str(tmp_path / "m.csv")}
     job, told = Job(**at, **guides, **marks, overrides=small, threads=1), []

@@ -59,6 +59,7 @@ def fit(problem: Problem, settings: CidirLightSettings, run: Run) -> Field:
 
     from inrreg.conditioning import MIDDLE, Strata, weight
     from inrreg.fields import Conditioned, Lattice, LatticeGeometry
+    from inrreg.guidance import guidance_loss
     from inrreg.lattices import ImageLattice
     from inrreg.optimization import cosine, descend
     from inrreg.regularization import isotropic_total_variation
@@ -84,6 +85,8 @@ def fit(problem: Problem, settings: CidirLightSettings, run: Run) -> Field:
             variation = isotropic_total_variation(lattice.jacobian_of_cells(coefficients))
             strength = weight(alpha, settings.variation, settings.decades)
             terms = {"local NCC": images.loss(coefficients), "total variation": strength * variation}
+            if problem.guides is not None:
+                terms["guidance"] = guidance_loss(lattice.spline(problem.guides[0], coefficients), problem)
             network.alpha = MIDDLE  # what a look at the field meanwhile shows
             descend(optimizer, rate((before + part * steps) / total), terms)
             run.report(terms)
