@@ -126,10 +126,10 @@ class Preset:
     settings: Settings
     source: str
     purpose: str
-    conditioned: bool = False
-    """Whether one training answers for every strength of regularization."""
     method: str = ""
     """Module name below `inrreg.methods`; filled in by `presets`."""
+    conditioned: bool = False
+    """Whether one training answers for every strength of regularization."""
 
 
 @cache

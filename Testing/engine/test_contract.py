@@ -22,7 +22,7 @@ from inrreg.fields import Field
 from inrreg.geometry import Grid
 from inrreg.optimization import Cancelled
 from inrreg.phantom import thorax
-from inrreg.protocol import Job, Settings
+from inrreg.protocol import Job, Settings, UserError
 from inrreg.registration import register
 
 STEPS, POINTS, WIDTH, COARSER = 4, 300, 16, 4.0
@@ -198,6 +198,13 @@ def test_an_inverse_leads_back(result: tuple[str, Path]) -> None:
     assert np.percentile(np.linalg.norm(again - nodes, axis=1), 99) < 1e-2
     assert np.linalg.norm([back.TransformPoint(node) for node in nodes.tolist()] - nodes, axis=1).max() > 1
     assert protocol.read_json(folder / "metrics.json")["inverse"]["mean"] < 1
+
+
+@pytest.mark.parametrize("preset", [name for name, preset in protocol.presets().items() if preset.conditioned])
+def test_an_ensemble_of_conditioned_fields_is_refused(preset: str) -> None:
+    assert Job("f", "m", preset=preset).ensemble == 1
+    with pytest.raises(UserError, match=f"{preset}.*no ensembles"):
+        Job("f", "m", preset=preset, ensemble=2)
 
 
 # ------------------------------------------------------------------------- cancelling and repeating
