@@ -86,6 +86,8 @@ def of_transform(
     which judge nothing, is kept. Raises `UserError` (code `evaluate`) when there is nothing to evaluate with.
     """
     made = recorded(result)
+    if "alpha" in made and isinstance(transform, Deformation) and transform.field.alpha is None:  # at another alpha
+        made = {name: value for name, value in made.items() if name not in _OF_THE_FIELD}
     files = located(job, files, result)
     image = {name: read_image(files[name], name) for name in ("fixed", "moving") if name in files}
     metrics: dict[str, Any] = {}
@@ -149,7 +151,10 @@ _OF_THE_RUN = (
     "fade",
     "fixed_spacing",
     "guidance",
+    "alpha",
 )
+_OF_THE_FIELD = ("similarity", "largest_displacement", "interpolation_error", "fade", "alpha")
+"""Those that hold at the alpha that was chosen alone."""
 
 
 def landmarks(

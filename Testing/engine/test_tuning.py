@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import queue
 import subprocess
 import sys
@@ -295,6 +296,14 @@ def test_the_command_line_answers_at_any_alpha(
     files = ["--moving", job.moving, "--reference", job.fixed, "--output", str(tmp_path / "w.nrrd")]
     assert CliRunner().invoke(app, ["warp", *transform, *files]).exit_code == 0
     assert (tmp_path / "w.nrrd").is_file()
+    assert CliRunner().invoke(app, ["export", *transform, "--output", str(tmp_path / "t.h5")]).exit_code == 0
+    assert np.abs(load_transform(tmp_path / "t.h5").map(phantom.fixed_landmarks) - exact).max() < 1
+    write_points(tmp_path / "moved.csv", Points(exact))
+    marks = ["--fixed-landmarks", str(tmp_path / "in.csv"), "--moving-landmarks", str(tmp_path / "moved.csv")]
+    told = CliRunner().invoke(app, ["evaluate", *transform, *marks, "--json"])
+    figures = json.loads(told.stdout)
+    assert figures["landmarks"]["after"]["max"] < 1e-2
+    assert "similarity" not in figures
 
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.2, float("nan")])
