@@ -590,7 +590,7 @@ def test_no_segment_is_not_all_segments(user, slicer, pair):
 
     user.choose(*pair)
     segmentation = make_segmentation(slicer, pair[0], {"Liver": (10, 12, 13), "Spleen": (24, 15, 16)})
-    user.ui.moreSection.setCollapsed(False)
+    user.ui.moreSection.collapsed = False
     user.ui.fixedMaskSelector.setCurrentNode(segmentation)
     assert user.ui.applyButton.enabled
     button = user.ui.fixedSegmentsButton
