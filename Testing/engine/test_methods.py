@@ -153,3 +153,14 @@ def test_what_leaves_the_moving_image_does_not_drag_the_rest() -> None:
     error = np.linalg.norm(deformation.map(pair.fixed_landmarks) - pair.moving_landmarks, axis=1)
     before = np.linalg.norm(pair.fixed_landmarks - pair.moving_landmarks, axis=1)
     assert error[there].mean() < 0.4 * before[there].mean()
+
+
+@pytest.mark.parametrize(("slope", "taken"), [(0.0, 20), (0.05, 60)], ids=["flat", "falling"])
+def test_a_stage_ends_when_nothing_is_left_to_gain(slope: float, taken: int) -> None:
+    run, steps = Run(), 0
+    run.plan([60, 5])
+    for _ in run.stage("first", 60):
+        steps += 1
+        run.settle({"loss": torch.tensor(10.0 - slope * steps + 0.01 * (steps % 2))}, 0.01)
+    assert steps == taken
+    assert len(list(run.stage("second", 5))) == 5
