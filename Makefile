@@ -1,6 +1,6 @@
-# make demo    register a phantom pair and open the report's numbers: the quickest look
+# make demo    register a phantom pair and write its report: the quickest look
 # make test    lint, format check and all tests
-# make bench   the method and its peers on real images (needs the evaluation data)
+# make bench   the methods and their peers on real images (needs the evaluation data)
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +19,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/bench.stamp
-	$(BIN)/python -m benchmarks.liver --output bench
+	$(BIN)/python -m benchmarks.run --output bench
 	$(BIN)/python -m benchmarks.phantoms --output bench
 
 # A stamp is newer than pyproject.toml and constraints.txt once its extras are installed from them.

@@ -137,12 +137,12 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
             output_volume=output_volume,
             resample=output_volume is not None if resample is None else resample,
         )
-        run = shared().start(request)
+        run = shared().start(lambda: request)
         return shared().wait(run) if wait else run
 
 
 class INRRegistrationTest(ScriptedLoadableModuleTest):
-    """Self test: a small generated pair, registered for real where PyTorch is installed."""
+    """Self test: a small generated pair, registered for real where PyTorch and its like are installed."""
 
     def runTest(self) -> None:
         """Run it all."""
@@ -161,6 +161,6 @@ class INRRegistrationTest(ScriptedLoadableModuleTest):
         from INRRegistrationLib import dependencies
         from INRRegistrationLib.selftest import check_registration
 
-        if not dependencies.satisfied("torch", dependencies.TORCH):
-            self.skipTest("PyTorch is not installed")
+        if missing := dependencies.missing():
+            self.skipTest(f"not installed: {', '.join(missing)}")
         check_registration(INRRegistrationLogic())

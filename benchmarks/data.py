@@ -20,7 +20,8 @@ class Pair:
     """Two images of one patient with corresponding landmarks.
 
     Landmarks are (N, 3) float64 in LPS mm, row i of the one corresponding to row i of the other; `region`
-    is (N,) text, the part of the body that a landmark is reported under.
+    is (N,) text, the part of the body that a landmark is reported under. `mask`, on the fixed grid, says where the
+    deformation's regularity counts; no method is given it.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Pair:
     fixed_landmarks: np.ndarray
     moving_landmarks: np.ndarray
     region: np.ndarray
+    mask: sitk.Image
 
 
 def data_root() -> Path:
@@ -57,11 +59,19 @@ def liver_pairs(root: Path | None = None) -> Iterator[Pair]:
         moving_points = read_points(subject / f"{moving_path.stem}_landmarks.csv")
         if fixed_points.columns["region"] != moving_points.columns["region"]:
             raise SystemExit(f"The landmark files of {moving_path} and its fixed image do not correspond.")
+        fixed = sitk.ReadImage(str(subject / "fixed.nrrd"), sitk.sitkFloat32)
         yield Pair(
             name=subject.name.removeprefix("subject") + moving_path.stem.removeprefix("moving_"),
-            fixed=sitk.ReadImage(str(subject / "fixed.nrrd"), sitk.sitkFloat32),
+            fixed=fixed,
             moving=sitk.ReadImage(str(moving_path), sitk.sitkFloat32),
             fixed_landmarks=fixed_points.positions,
             moving_landmarks=moving_points.positions,
             region=np.array(fixed_points.columns["region"]),
+            mask=body(fixed),
         )
+
+
+def body(image: sitk.Image) -> sitk.Image:
+    """The body of an MR image by Otsu's threshold, closed and filled: 0 and 1."""
+    mask = sitk.BinaryMorphologicalClosing(sitk.OtsuThreshold(image, 0, 1), (6, 6, 1))
+    return sitk.BinaryFillhole(mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,17 +13,21 @@ from inrreg import protocol
 from inrreg.deformation import Deformation
 from inrreg.optimization import Run
 from inrreg.problem import Problem
-from inrreg.transforms import sample_on
 
 
-def register(problem: Problem, preset_name: str) -> tuple[sitk.Image, float]:
-    """One preset on a fresh problem: the float32 displacement field on the fixed grid, LPS mm, and its seconds."""
+def register(
+    problem: Problem, preset_name: str, overrides: dict[str, Any] | None = None, *, time_budget: float = 0.0
+) -> tuple[sitk.Image, float]:
+    """One preset on a fresh problem: the float32 displacement field on the fixed grid, LPS mm, and its seconds.
+
+    `overrides` are settings that differ from the preset's; a `time_budget` in seconds bounds the optimization.
+    """
     start = time.perf_counter()
     preset = protocol.preset(preset_name)
     field = importlib.import_module(f"inrreg.methods.{preset.method}").fit(
-        problem, preset.settings, Run(seed=problem.seed)
+        problem, preset.settings.override(overrides or {}), Run(seed=problem.seed, time_budget=time_budget)
     )
     margins = np.ones((2, 3))  # nothing beyond the image is asked for
     deformation = Deformation(field, problem.frame, problem.grid, (), margins, problem.grid.spacing)
-    displacement = problem.grid.image(sample_on(deformation, problem.grid).astype(np.float32))
+    displacement = problem.grid.image(deformation.on_grid(problem.grid).astype(np.float32))
     return displacement, time.perf_counter() - start

@@ -78,10 +78,11 @@ def elastix(fixed: sitk.Image, moving: sitk.Image, threads: int) -> tuple[sitk.I
     _require_threads(threads)
     import itk
 
-    parameters = itk.ParameterObject.New()
+    parameters = itk.ParameterObject.New()  # which also loads what of the library is needed
     for stage in ELASTIX_STAGES:
         parameters.AddParameterMap(stage)
 
+    _to_itk(sitk.Image(2, 2, 2, sitk.sitkFloat32))
     # Computing the field in memory also writes it; without a folder of its own, into the current one.
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -134,6 +135,9 @@ def syn(fixed: sitk.Image, moving: sitk.Image, threads: int) -> tuple[sitk.Image
             fixed.GetDirection(),
         )
         return displacement, time.perf_counter() - start
+
+
+TOOLS = {"elastix": elastix, "syn": syn}
 
 
 def _require_threads(threads: int) -> None:

@@ -28,6 +28,12 @@ def ensure() -> None:
     ensure_packages()
 
 
+def missing() -> list[str]:
+    """What the worker needs and this computer lacks, or has in an older version only."""
+    needed = {"torch": TORCH, **PACKAGES}
+    return [package for package, version in needed.items() if not satisfied(package, version)]
+
+
 def satisfied(package: str, version: str) -> bool:
     """Whether a package is installed in that version or a newer one."""
     importlib.invalidate_caches()
@@ -66,11 +72,11 @@ def ensure_torch() -> None:
 
 def ensure_packages() -> None:
     """Install the other packages unless they are there. Raises `UserError` (code `package`)."""
-    missing = [package for package, version in PACKAGES.items() if not satisfied(package, version)]
-    if not missing:
+    wanted = [package for package in missing() if package in PACKAGES]
+    if not wanted:
         return
-    names = ", ".join(missing)
-    requirements = [f"{package}>={PACKAGES[package]}" for package in missing]
+    names = ", ".join(wanted)
+    requirements = [f"{package}>={PACKAGES[package]}" for package in wanted]
     declined = UserError(
         "package", f"{names} was not installed; registration needs it.", "Register again to be asked again."
     )
@@ -88,7 +94,7 @@ def ensure_packages() -> None:
             slicer.util.pip_install(requirements)
     except (CalledProcessError, OSError) as error:
         raise UserError("package", f"{names} could not be installed ({error}).", NETWORK) from None
-    still = [package for package in missing if not satisfied(package, PACKAGES[package])]
+    still = [package for package in missing() if package in wanted]
     if still:
         raise UserError("package", f"{', '.join(still)} is not usable yet.", "Restart Slicer, then register again.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,13 @@ from vtk.util import numpy_support
 
 from inrreg.protocol import UserError
 
-from . import hierarchy, nrrd
+from . import nrrd, transforms
+
+FINEST = 2.0
+"""Least spacing in mm at which an initial transform is sampled: finer than such a start needs to be."""
+MOST_NODES = 2e6
+"""Most nodes of that grid: 24 MB."""
+GRID, LINEAR = "initial_transform.nrrd", "initial_transform.tfm"
 
 
 @dataclass
@@ -22,7 +27,7 @@ class Snapshot:
     """An image as it stands in the scene: voxels, geometry, and the transform above it.
 
     The voxels are shared with the scene, not copied: a copy of a large volume would stop the GUI. A volume
-    edited in the fraction of a second until it is on disk is registered as edited.
+    edited in the fraction of a second until it is on disk is registered as edited. The transform is a copy.
     """
 
     image: vtk.vtkImageData
@@ -30,28 +35,32 @@ class Snapshot:
     to_frame: vtk.vtkGeneralTransform
     labels: bool = False
 
-    def __post_init__(self) -> None:
-        above = hierarchy.linear(self.to_frame)
-        self._matrix = None if above is None else above @ self.ijk_to_local
-
     def write(self, path: Path) -> None:
         """Write as NRRD in the frame's coordinates. Safe off the GUI thread."""
-        if self._matrix is not None and _is_orthogonal(self._matrix):
-            nrrd.write(path, _array(self.image), self._matrix)
+        above = transforms.matrix(self.to_frame)
+        matrix = None if above is None else above @ self.ijk_to_local
+        if matrix is not None and _is_orthogonal(matrix):
+            nrrd.write(path, _array(self.image), matrix)
         else:
             nrrd.write(path, *self._resampled())
 
-    def _resampled(self) -> tuple[np.ndarray, np.ndarray]:
-        """Voxels on an axis-parallel grid of the same spacing that holds the transformed image."""
+    def outline(self) -> tuple[np.ndarray, np.ndarray]:
+        """Voxel indices (729, 3) spread over the image, and where they lie in the frame, in RAS mm."""
         size = np.array(self.image.GetDimensions())
-        lattice = np.stack(np.meshgrid(*[np.linspace(0, n - 1, 9) for n in size], indexing="ij"), -1).reshape(-1, 3)
-        local = lattice @ self.ijk_to_local[:3, :3].T + self.ijk_to_local[:3, 3]
-        points = np.array([self.to_frame.TransformPoint(point) for point in local])
-        spacing = np.linalg.norm(self.ijk_to_local[:3, :3], axis=0)
+        index = np.stack(np.meshgrid(*[np.linspace(0, max(n - 1, 1), 9) for n in size], indexing="ij"), -1).reshape(
+            -1, 3
+        )
+        local = index @ self.ijk_to_local[:3, :3].T + self.ijk_to_local[:3, 3]
+        return index, np.array([self.to_frame.TransformPoint(point) for point in local])
+
+    def _resampled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Voxels on an axis-parallel grid, about as fine along each axis, that holds the transformed image."""
+        index, points = self.outline()
+        # The affine map nearest to the transform; a step along a world axis passes that many voxels.
+        affine = np.linalg.lstsq(np.c_[index, np.ones(len(index))], points, rcond=None)[0][:3].T
+        spacing = 1 / np.linalg.norm(np.linalg.pinv(affine), axis=0)
         low, high = points.min(axis=0) - spacing, points.max(axis=0) + spacing
-        # The finest spacing along each world axis that the voxels had, so that no detail is lost.
-        spacing = np.full(3, spacing.min()) if not np.allclose(spacing, spacing[0]) else spacing
-        count = np.ceil((high - low) / spacing).astype(int) + 1
+        count = np.ceil((high - low) / spacing - 1e-6).astype(int) + 1
         back = vtk.vtkGeneralTransform()
         back.PostMultiply()
         back.Concatenate(self.to_frame.GetInverse())
@@ -98,7 +107,7 @@ def segments(
     """Segments of a segmentation as one label map.
 
     `values` gives labels by segment name; without it, the segments with the ids in `chosen` (all where that
-    is empty) become 1. Raises `UserError` (code `segmentation`).
+    is None) become 1. Raises `UserError` (code `segmentation`).
     """
     segmentation = node.GetSegmentation()
     name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
@@ -108,7 +117,7 @@ def segments(
     ids, labels = vtk.vtkStringArray(), vtk.vtkIntArray()
     for identifier in segmentation.GetSegmentIDs():
         title = segmentation.GetSegment(identifier).GetName()
-        if (title in values) if values is not None else (not chosen or identifier in chosen):
+        if (title in values) if values is not None else (chosen is None or identifier in chosen):
             ids.InsertNextValue(identifier)
             labels.InsertNextValue(values[title] if values is not None else 1)
     merged = slicer.vtkOrientedImageData()
@@ -156,22 +165,45 @@ def common_segments(fixed: Any, moving: Any) -> dict[str, int] | None:
     return {name: number for number, name in enumerate(shared, start=1)}
 
 
-def transform(node: Any, frame: Any, moving: Any) -> Callable[[Path], None]:
-    """A function that writes a transform, from fixed to moving, for the engine; call it on the GUI thread."""
-    whole = vtk.vtkGeneralTransform()
-    whole.PostMultiply()
-    whole.Concatenate(node.GetTransformToParent())
-    whole.Concatenate(hierarchy.to_frame(node, frame, moving))
+@dataclass
+class InitialTransform:
+    """Where the engine shall start: from fixed to moving points, in the frame's RAS coordinates."""
 
-    def write(path: Path) -> None:
-        loose = slicer.vtkMRMLTransformNode()
-        loose.SetAndObserveTransformToParent(whole)
-        storage = slicer.vtkMRMLTransformStorageNode()
-        storage.SetFileName(str(path))
-        if not storage.WriteData(loose):
-            raise UserError("transform", f"The transform '{node.GetName()}' cannot be written.", "Choose another.")
+    toward_moving: vtk.vtkGeneralTransform
+    low: np.ndarray
+    high: np.ndarray
+    """Corners of the fixed image and of a quarter of it all around: where a transform is sampled."""
 
-    return write
+    def __post_init__(self) -> None:
+        self.matrix = transforms.matrix(self.toward_moving)
+        self.file = GRID if self.matrix is None else LINEAR
+        self.spacing = float(max(FINEST, (np.prod(self.high - self.low) / MOST_NODES) ** (1 / 3)))
+        """In mm, of the grid that a transform is sampled on which is not linear."""
+
+    def write(self, folder: Path) -> None:
+        """Write the file, a matrix or a displacement field. Safe off the GUI thread."""
+        path = folder / self.file
+        if self.matrix is not None:
+            matrix = nrrd.LPS @ self.matrix @ nrrd.LPS
+            numbers = " ".join(repr(float(value)) for value in (*matrix[:3, :3].ravel(), *matrix[:3, 3]))
+            head = "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
+            path.write_text(f"{head}Parameters: {numbers}\nFixedParameters: 0 0 0\n", encoding="ascii")
+            return
+        size = np.ceil((self.high - self.low) / self.spacing).astype(int) + 1
+        vectors = transforms.sample(self.toward_moving, self.low, size, self.spacing)
+        if not np.isfinite(vectors).all():
+            raise UserError("initial", "The initial transform has no inverse here.", "Choose another one.")
+        grid = np.diag([self.spacing] * 3 + [1.0])
+        grid[:3, 3] = self.low
+        nrrd.write(path, vectors * np.array([-1, -1, 1], vectors.dtype), grid)
+
+
+def initial_transform(toward_moving: vtk.vtkGeneralTransform, fixed: Snapshot) -> InitialTransform:
+    """An initial transform, for the surroundings of the fixed image."""
+    _, points = fixed.outline()
+    low, high = points.min(axis=0), points.max(axis=0)
+    margin = (high - low) / 4
+    return InitialTransform(toward_moving, low - margin, high + margin)
 
 
 def _array(image: vtk.vtkImageData) -> np.ndarray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import slicer
 from inrreg.protocol import UserError
 
 from . import dependencies
+from .folders import JobsFolder, remove_abandoned
 from .process import WorkerProcess
 from .request import Request
 from .run import DONE, FAILED, Run
@@ -24,27 +26,45 @@ class Registrations:
     def __init__(self) -> None:
         self.process = WorkerProcess()
         self.run: Run | None = None
-        self._folder: Path | None = None
-        self._count = 0
-        slicer.app.aboutToQuit.connect(self.close)
+        self._folder: JobsFolder | None = None
+        self._starting = self._watching = False
 
-    def start(self, request: Request) -> Run:
-        """Begin a registration. Raises `UserError` where it cannot: busy, wrong input, missing packages."""
-        if self.run is not None and self.run.active:
+    def warm_up(self) -> None:
+        """Start the worker ahead of any registration: it knows the devices."""
+        self._watch_exit()
+        self.process.start()
+
+    def start(self, request: Callable[[], Request]) -> Run:
+        """Begin the registration that `request` gives, asked again after an installation: the scene may be another.
+
+        Raises `UserError` where it cannot: busy, wrong input, missing packages.
+        """
+        if self._starting or (self.run is not None and self.run.active):
             raise UserError("busy", "A registration is already running.", "Wait for it, or cancel it.")
-        request.check()
-        dependencies.ensure()
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="INRRegistration-", dir=slicer.app.temporaryPath))
-        self._count += 1
-        folder = self._folder / f"job-{self._count}"
-        folder.mkdir()
+        # An installation asks and reports in dialogs, below which the user may click again.
+        self._starting = True
         try:
-            self.run = Run(request, self.process, folder)
+            request().check()
+            dependencies.ensure()
+            checked = request()
+            checked.check()
+            self.run = self._start(checked)
+        finally:
+            self._starting = False
+        return self.run
+
+    def _start(self, request: Request) -> Run:
+        if self._folder is None:
+            temporary = Path(slicer.app.temporaryPath)
+            self._folder = JobsFolder(temporary)
+            threading.Thread(target=remove_abandoned, args=(temporary,), daemon=True).start()
+        self._watch_exit()
+        folder = self._folder.new()
+        try:
+            return Run(request, self.process, folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        return self.run
 
     def wait(self, run: Run) -> Any:
         """Process events until a run has finished; its transform node. Raises `UserError` where it failed."""
@@ -57,14 +77,30 @@ class Registrations:
             raise UserError("cancelled", "The registration was cancelled.")
         return run.transform
 
-    def close(self, *_: Any) -> None:
-        """End the run and the worker, remove all files: before exit and before the module is reloaded."""
+    def close(self) -> None:
+        """End the run and the worker, remove all files, keep no connection: before the module is reloaded."""
         if self.run is not None:
             self.run.abort()
         self.process.stop()
+        if self._watching:
+            self._watching = False
+            slicer.app.aboutToQuit.disconnect(self.quit)
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
             self._folder = None
+
+    def _watch_exit(self) -> None:
+        if not self._watching:
+            self._watching = True
+            slicer.app.aboutToQuit.connect(self.quit)
+
+    def quit(self, *_: Any) -> None:
+        """Slicer exits: there is no event loop any more that would see to the worker's end."""
+        if self.run is not None:
+            self.run.abort()
+        self.process.stop()
+        self.process.wait_for_end()
+        self.close()
 
 
 _shared: Registrations | None = None

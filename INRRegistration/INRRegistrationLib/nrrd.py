@@ -46,18 +46,24 @@ _NAMES = {
 
 
 def write(path: Path, array: np.ndarray, ijk_to_ras: np.ndarray) -> None:
-    """Write a scalar image, shape (k, j, i), so that the file appears complete or not at all."""
+    """Write an image, shape (k, j, i), or a field of LPS vectors, shape (k, j, i, 3).
+
+    The file appears complete or not at all.
+    """
     path = Path(path)
     matrix = LPS @ ijk_to_ras
-    columns = " ".join(_vector(matrix[:3, axis]) for axis in range(3))
+    columns = [_vector(matrix[:3, axis]) for axis in range(3)]
+    kinds = ["domain"] * 3
+    if array.ndim == 4:
+        columns, kinds = ["none", *columns], ["vector", *kinds]
     header = (
         "NRRD0004\n"
         f"type: {_TYPES[array.dtype.name]}\n"
-        "dimension: 3\n"
+        f"dimension: {array.ndim}\n"
         "space: left-posterior-superior\n"
-        f"sizes: {array.shape[2]} {array.shape[1]} {array.shape[0]}\n"
-        f"space directions: {columns}\n"
-        "kinds: domain domain domain\n"
+        f"sizes: {' '.join(map(str, array.shape[::-1]))}\n"
+        f"space directions: {' '.join(columns)}\n"
+        f"kinds: {' '.join(kinds)}\n"
         "endian: little\n"
         "encoding: raw\n"
         f"space origin: {_vector(matrix[:3, 3])}\n\n"

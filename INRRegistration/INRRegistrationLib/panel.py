@@ -6,6 +6,7 @@ import html
 from typing import Any
 
 import slicer
+import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
@@ -48,6 +49,8 @@ class Panel(VTKObservationMixin):
         self.run: Run | None = None
         self._updating = False
         self._progressed = False
+        self._outcome = ""
+        """What came of the last registration: shown until something is changed."""
         ui.researchLabel.setStyleSheet(MUTED_STYLE)
         ui.presetLabel.setStyleSheet(MUTED_STYLE)
         fill(ui.presetSelector, [(name, name) for name in protocol.presets()])
@@ -57,7 +60,6 @@ class Panel(VTKObservationMixin):
             "fixed_mask_segments": SegmentMenu(ui.fixedSegmentsButton),
             "moving_mask_segments": SegmentMenu(ui.movingSegmentsButton),
         }
-        self._show_devices()
         self._connect()
         self.enter()
         self.show_idle()
@@ -99,6 +101,8 @@ class Panel(VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._on_scene_end_import)
+        # Selectors hear of it after us, with a lower priority.
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._on_node_removed)
 
     def _on_scene_start_close(self, *_: Any) -> None:
         self._updating = True
@@ -111,9 +115,19 @@ class Panel(VTKObservationMixin):
     def _on_scene_end_import(self, *_: Any) -> None:
         self.enter()
 
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node_removed(self, scene: Any, event: str, node: Any) -> None:
+        """Choose none in place of a node about to be removed: its selector would go on to another node."""
+        if self._updating:
+            return
+        for name, selector in SELECTORS.items():
+            if getattr(self.parameters, name) is node:
+                getattr(self.ui, selector).setCurrentNode(None)
+
     def _on_parameters_modified(self, *_: Any) -> None:
         if not self._updating:
-            # What a box says is about parameters that have just changed.
+            # What is said of the last registration is about parameters that have just changed.
+            self._outcome = ""
             self.ui.errorLabel.setVisible(False)
             self._show_parameters()
 
@@ -130,7 +144,7 @@ class Panel(VTKObservationMixin):
         with slicer.util.NodeModify(self.parameters.node):
             self._set(name, node)
             if name in ("fixed_mask", "moving_mask"):
-                self._set(f"{name}_segments", [])  # the choice was among another segmentation's
+                self._set(f"{name}_segments", None)  # the choice was among another segmentation's
             if name in ("fixed", "moving"):
                 # The outputs of another pair are not to be overwritten by accident.
                 self._set("output_transform", None)
@@ -150,7 +164,7 @@ class Panel(VTKObservationMixin):
                 self._menus[name].show(getattr(parameters, f"{side}_mask"), getattr(parameters, name))
             ui.presetSelector.setCurrentIndex(ui.presetSelector.findData(parameters.preset))
             choose(ui.prealignSelector, parameters.prealign)
-            choose(ui.deviceSelector, parameters.device)
+            self._show_devices()
             ui.threadsSpinBox.setValue(parameters.threads)
             ui.seedSpinBox.setValue(parameters.seed)
             ui.timeSpinBox.setValue(int(parameters.time_budget))
@@ -171,19 +185,21 @@ class Panel(VTKObservationMixin):
         from . import dependencies
 
         if not read(self.ui.advancedSection, "collapsed") and dependencies.satisfied("torch", dependencies.TORCH):
-            self.registrations.process.start()
+            self.registrations.warm_up()
 
     def _on_hello(self, data: dict[str, Any]) -> None:
         self._log(", ".join(f"{name} {version}" for name, version in data["versions"].items()))
-        self._updating = True
         self._show_devices()
-        choose(self.ui.deviceSelector, self.parameters.device)
-        self._updating = False
 
     def _show_devices(self) -> None:
-        known = self.registrations.process.devices or [{"id": "cpu", "name": "CPU"}]
-        entries = [(device["name"], device["id"]) for device in known]
-        fill(self.ui.deviceSelector, [(_("Automatic"), "auto"), *entries])
+        """Those that the worker found, and the chosen one even where it is not among them."""
+        known = {"auto": _("Automatic"), "cpu": _("CPU")}
+        known |= {device["id"]: device["name"] for device in self.registrations.process.devices}
+        wanted = self.parameters.device
+        if wanted not in known:
+            asked = bool(self.registrations.process.devices)
+            known[wanted] = _("{device} (not present)").format(device=wanted) if asked else wanted
+        fill(self.ui.deviceSelector, [(name, identifier) for identifier, name in known.items()], wanted)
 
     # ------------------------------------------------------------------------------------------- run
 
@@ -197,7 +213,7 @@ class Panel(VTKObservationMixin):
         self.show_idle()
         self.ui.logText.clear()
         try:
-            run = self.registrations.start(Request.of(self.parameters))
+            run = self.registrations.start(lambda: Request.of(self.parameters))
         except UserError as error:
             self.show_error(error)
             return
@@ -225,7 +241,7 @@ class Panel(VTKObservationMixin):
         bar.setValue(int(1000 * data["step"] / max(1, data["steps"])))
         loss = f"{data['loss']:.4g}" if data["loss"] is not None else "-"
         stage = str(data["stage"]).capitalize()
-        text = _("{stage}: step {step} of {steps}, loss {loss}, {left} left")
+        text = _("{stage}: step {step} of {steps}, loss {loss} (lower is better), {left} left")
         text = text.format(stage=stage, step=data["step"], steps=data["steps"], loss=loss, left=duration(data["eta"]))
         self._tell(text)
 
@@ -235,7 +251,7 @@ class Panel(VTKObservationMixin):
         if run.state == DONE:
             self._show_done(run)
         elif run.state == CANCELLED:
-            self._tell(_("Cancelled. The scene is as it was."))
+            self._show_outcome(_("Cancelled. The scene is as it was."))
         else:
             self.show_error(run.error)
 
@@ -248,7 +264,7 @@ class Panel(VTKObservationMixin):
         text = _("Done in {time}: {moving} is under the transform {transform}.")
         moving = run.transform.GetNodeReference("INRRegistration.Moving").GetName()
         text = text.format(time=duration(run.seconds), moving=moving, transform=run.transform.GetName())
-        self._tell(text)
+        self._show_outcome(text)
         if run.warnings:
             self._show_box(WARNING_STYLE, _("Look at this result with care"), " ".join(run.warnings))
         for name, value in run.metrics.items():
@@ -257,14 +273,14 @@ class Panel(VTKObservationMixin):
     # --------------------------------------------------------------------------------------- display
 
     def show_idle(self) -> None:
-        """Nothing runs: no progress, no error."""
+        """Nothing runs: no progress, no outcome."""
+        self._outcome = ""
         self.ui.progressBar.setVisible(False)
         self.ui.errorLabel.setVisible(False)
         self._show_button()
 
     def show_error(self, error: UserError) -> None:
         """Say in the panel what went wrong and what to do about it."""
-        self._tell("")
         self._show_box(ERROR_STYLE, error.message, error.hint)
         self._log(f"{error.message} {error.hint}")
 
@@ -273,6 +289,10 @@ class Panel(VTKObservationMixin):
         label.setStyleSheet(style)
         label.setText(f"<b>{html.escape(title)}</b><br>{html.escape(text)}")
         label.setVisible(True)
+
+    def _show_outcome(self, text: str) -> None:
+        self._outcome = text
+        self._tell(text)
 
     def _tell(self, text: str) -> None:
         self.ui.statusLabel.setText(text)
@@ -298,7 +318,7 @@ class Panel(VTKObservationMixin):
         else:
             button.setEnabled(True)
             button.setToolTip(_("Move the moving volume onto the fixed one"))
-            self._tell("")
+            self._tell(self._outcome)
 
     def _log(self, text: str) -> None:
         self.ui.logText.appendPlainText(text)

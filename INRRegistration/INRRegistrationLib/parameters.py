@@ -15,8 +15,8 @@ MODULE = "INRRegistration"
 class Value:
     """A parameter held as JSON text under its own name; its default where absent or damaged."""
 
-    def __init__(self, default: Any) -> None:
-        self.default = default
+    def __init__(self, default: Any, kind: type | None = None) -> None:
+        self.default, self.kind = default, kind or type(default)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -26,7 +26,7 @@ class Value:
             value = json.loads(parameters.node.GetParameter(self.name))
         except ValueError:
             return self.default
-        return value if type(value) is type(self.default) else self.default
+        return value if type(value) is self.kind else self.default
 
     def __set__(self, parameters: Parameters, value: Any) -> None:
         parameters.node.SetParameter(self.name, json.dumps(value))
@@ -46,11 +46,11 @@ class Node:
 
 
 class Parameters:
-    """What a registration from the panel needs. `segments` names the chosen ones, none meaning all."""
+    """What a registration from the panel needs. `segments` are the ids of the chosen ones, None for all."""
 
     fixed, moving = Node(), Node()
     fixed_mask, moving_mask = Node(), Node()
-    fixed_mask_segments, moving_mask_segments = Value([]), Value([])
+    fixed_mask_segments, moving_mask_segments = Value(None, list), Value(None, list)
     fixed_labels, moving_labels = Node(), Node()
     initial_transform = Node()
     output_transform, output_volume = Node(), Node()

@@ -13,13 +13,16 @@ import qt
 from inrreg.protocol import EVENTS, Message, UserError
 
 from .signal import Signal
+from .widgets import connect
 
 CANCEL_GRACE = 3000
 """Milliseconds that the worker has to answer a cancellation before it is ended."""
 KILL_GRACE = 500
-"""Milliseconds from the polite end (its stdin closed, then terminate) to kill."""
+"""Milliseconds from the polite end (its stdin closed) to terminate, and from that to kill."""
 SILENCE = 15000
 """Milliseconds without a word from a worker at work, which sends a heartbeat each second, until we say so."""
+_ending: list[Any] = []
+"""Processes on their way out. Kept here, as they may outlive the object that started them."""
 TAIL = 30
 """Lines of stderr that are kept for the message when the process dies."""
 
@@ -37,8 +40,9 @@ class WorkerProcess:
     """Starts the worker on the first job, hands it commands, passes on its events.
 
     Signals: `hello` (data), `event` (message of the current request), `output` (line of text), `silent` ()
-    when it should have said something, and `ended` (error) when it ended unasked, or could not start.
-    Events of other requests are dropped.
+    when it should have said something, and `ended` (error) when it ended during a request, or could not start.
+    Events of other requests are dropped. A warm worker that ends before it has said a word about a request is
+    started again, once: it may have been ended while nobody looked.
     """
 
     def __init__(self) -> None:
@@ -48,6 +52,8 @@ class WorkerProcess:
         self._process: Any = None
         self._ready = False
         self._pending: Message | None = None
+        self._unheard: Message | None = None
+        """What a warm worker was sent and has not answered yet."""
         self._request = ""
         self._tail: list[str] = []
         self._kill_timer = _timer(self._on_overdue)
@@ -85,29 +91,39 @@ class WorkerProcess:
         self._kill_timer.stop()
         self._request = uuid.uuid4().hex
         self._pending = Message("register", {"folder": str(folder), **options}, self._request, job)
+        self._unheard = self._pending if self._ready else None
         self._silence_timer.start(SILENCE)
         self.start()
         self._send_pending()
 
     def cancel(self) -> None:
-        """Ask the worker to cancel the current request; end it where it does not answer in time."""
+        """Ask the worker to cancel the current request; end it where it does not answer, or has not said hello."""
         if self._pending is not None:
-            request = self._request
-            self._forget()
-            self.event.emit(Message("cancelled", {}, request))
+            # Whether it is slow to start or stuck cannot be told apart.
+            self._end_request()
         elif self._process is not None:
+            self._unheard = None
             self._write(Message("cancel", {}, self._request))
             self._kill_timer.start(CANCEL_GRACE)
 
     def stop(self) -> None:
-        """End the worker now, without a word: closed stdin ends it, and kill what does not obey."""
+        """End the worker without a word and without waiting: closed stdin ends it, and kill what does not obey."""
         self._forget()
-        process, self._process = self._process, None
+        process, self._process, self._ready = self._process, None, False
         if process is None or process.state() == qt.QProcess.NotRunning:
             return
+        _ending.append(process)
         process.closeWriteChannel()
-        if not process.waitForFinished(KILL_GRACE):
-            process.terminate()
+        # The timers are the process's own, and go with it.
+        for delay, end in ((KILL_GRACE, process.terminate), (2 * KILL_GRACE, process.kill)):
+            timer = qt.QTimer(process)
+            timer.setSingleShot(True)
+            connect(timer.timeout, end)
+            timer.start(delay)
+
+    def wait_for_end(self) -> None:
+        """Wait for processes that were stopped, and kill what does not obey: for when no timer will fire any more."""
+        for process in list(_ending):
             if not process.waitForFinished(KILL_GRACE):
                 process.kill()
                 process.waitForFinished(KILL_GRACE)
@@ -146,6 +162,7 @@ class WorkerProcess:
             self.hello.emit(message.data)
             self._send_pending()
         elif message.request in ("", self._request) and self._request:
+            self._unheard = None
             if message.kind in ("result", "cancelled", "error"):
                 self._forget()
             else:
@@ -161,6 +178,8 @@ class WorkerProcess:
             buffers[name] += b"\n"
         self._read(process, buffers)
         process.deleteLater()
+        if process in _ending:
+            _ending.remove(process)
         if process is self._process:
             last = f" Its last words: {self._tail[-1]}" if self._tail else ""
             hint = "Register again to restart it; the log holds what it printed."
@@ -176,6 +195,9 @@ class WorkerProcess:
 
     def _on_overdue(self, *_: Any) -> None:
         """The worker did not answer a cancellation: it hangs."""
+        self._end_request()
+
+    def _end_request(self) -> None:
         request = self._request
         self.stop()
         self.event.emit(Message("cancelled", {}, request))
@@ -184,13 +206,20 @@ class WorkerProcess:
         """There is no current request any more."""
         self._kill_timer.stop()
         self._silence_timer.stop()
-        self._pending, self._request = None, ""
+        self._pending = self._unheard = None
+        self._request = ""
 
     def _end(self, error: UserError) -> None:
-        self._forget()
         self._process, self._ready = None, False
-        # Not from within `start`: its caller is not ready to hear of it.
-        qt.QTimer.singleShot(0, lambda: self.ended.emit(error))
+        if self._unheard is not None:
+            self._pending, self._unheard = self._unheard, None
+            self.start()
+            return
+        request = self._request
+        self._forget()
+        if request:
+            # Not from within `start`: its caller is not ready to hear of it.
+            qt.QTimer.singleShot(0, lambda: self.ended.emit(error))
 
 
 def _timer(slot: Any) -> Any:

@@ -24,8 +24,8 @@ class Request:
     overrides: dict[str, Any] = field(default_factory=dict)
     fixed_mask: Any = None
     moving_mask: Any = None
-    fixed_mask_segments: list[str] = field(default_factory=list)
-    moving_mask_segments: list[str] = field(default_factory=list)
+    fixed_mask_segments: list[str] | None = None
+    moving_mask_segments: list[str] | None = None
     fixed_labels: Any = None
     moving_labels: Any = None
     initial_transform: Any = None
@@ -55,8 +55,15 @@ class Request:
         if fixed is moving:
             raise UserError("input", "Fixed and moving volume are the same.", "Choose two volumes.")
         for node in (fixed, moving):
+            if node.GetScene() is None:
+                raise UserError("scene", f"'{node.GetName()}' was deleted.", "Choose another volume.")
             if node.GetImageData() is None:
                 raise UserError("image", f"'{node.GetName()}' holds no image.", "Choose another volume.")
+        for side in ("fixed", "moving"):
+            mask, segments = getattr(self, f"{side}_mask"), getattr(self, f"{side}_mask_segments")
+            if mask is not None and mask.IsA("vtkMRMLSegmentationNode") and segments == []:
+                hint = "Choose at least one, or no mask."
+                raise UserError("segmentation", f"No segment of the {side} mask '{mask.GetName()}' is chosen.", hint)
         if (self.fixed_labels is None) != (self.moving_labels is None):
             raise UserError("labels", "Structure labels are needed for both volumes.", "Choose both or neither.")
         self._check_transforms()
@@ -67,7 +74,10 @@ class Request:
         protocol.preset(self.preset).settings.override(self.overrides)
 
     def _check_transforms(self) -> None:
-        output, above_moving = self.output_transform, hierarchy.kept(self.moving, self.moving)
+        output, above_moving = self.output_transform, hierarchy.kept(self.moving)
+        if output is not None and not output.IsA("vtkMRMLGridTransformNode"):
+            hint = "Choose a grid transform, or none, and a new one is made."
+            raise UserError("output", f"'{output.GetName()}' is no transform that can hold a deformation field.", hint)
         if output is not None and output in hierarchy.chain(self.fixed):
             hint = "Choose another output transform."
             raise UserError("output", f"The fixed volume is under '{output.GetName()}'.", hint)
@@ -83,38 +93,48 @@ class Request:
                 "initial", "The initial transform would be overwritten.", "Choose another output transform."
             )
 
-    def gather(self, folder: Path, job_id: str) -> Callable[[], Job]:
-        """Read the scene, and return what writes the job folder; that is safe off the GUI thread.
+    def gather(self, folder: Path, job_id: str) -> Callable[[], tuple[Job, list[str]]]:
+        """Read the scene, and return what writes the job folder and gives the job, with what the user may read of it.
 
+        That is safe off the GUI thread: nothing of the scene is touched any more.
         Raises `UserError` where a node cannot be exported.
         """
         fixed, moving = self.fixed, self.moving
         frame = hierarchy.frame(fixed, moving)
 
-        def above(node: Any) -> Any:
-            return hierarchy.to_frame(node, frame, moving)
+        def to_frame(node: Any, side: str) -> Any:
+            fixed_side = side == "fixed"
+            path = hierarchy.shown(node, frame) if fixed_side else hierarchy.unmoved(node, frame, moving)
+            return hierarchy.composed(path)
 
-        snapshots = {"fixed": export.volume(fixed, above(fixed)), "moving": export.volume(moving, above(moving))}
-        for side in ("fixed", "moving"):
+        snapshots = {}
+        for side, node in (("fixed", fixed), ("moving", moving)):
+            snapshots[side] = export.volume(node, to_frame(node, side))
             if mask := getattr(self, f"{side}_mask"):
                 chosen = getattr(self, f"{side}_mask_segments")
-                snapshots[f"{side}_mask"] = export.labels(mask, above(mask), chosen=chosen)
+                snapshots[f"{side}_mask"] = export.labels(mask, to_frame(mask, side), chosen=chosen)
         if self.fixed_labels is not None:
             values = export.common_segments(self.fixed_labels, self.moving_labels)
-            for name in ("fixed_labels", "moving_labels"):
-                node = getattr(self, name)
-                snapshots[name] = export.labels(node, above(node), values=values)
+            for side in ("fixed", "moving"):
+                node = getattr(self, f"{side}_labels")
+                snapshots[f"{side}_labels"] = export.labels(node, to_frame(node, side), values=values)
         files = {name: f"{name}.nrrd" for name in snapshots}
+        initial, notes = None, []
         if self.initial_transform is not None:
-            files["initial_transform"] = "initial_transform.h5"
-            export.transform(self.initial_transform, frame, moving)(folder / files["initial_transform"])
+            toward_moving = hierarchy.composed(hierarchy.inverse(hierarchy.action(self.initial_transform, frame)))
+            initial = export.initial_transform(toward_moving, snapshots["fixed"])
+            files["initial_transform"] = initial.file
+            if initial.matrix is None:
+                notes.append(f"The initial transform is sampled every {initial.spacing:.1f} mm.")
         plain = ("prealign", "preset", "overrides", "device", "threads", "seed", "time_budget")
         job = Job(**files, **{name: getattr(self, name) for name in plain}, id=job_id)
 
-        def write() -> Job:
+        def write() -> tuple[Job, list[str]]:
             for name, snapshot in snapshots.items():
                 snapshot.write(folder / files[name])
+            if initial is not None:
+                initial.write(folder)
             job.save(folder)
-            return job
+            return job, notes
 
         return write

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
-from . import hierarchy, nrrd
+from . import hierarchy, nrrd, transforms
 
 
 def read_grid(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -32,44 +33,55 @@ def grid_transform(vectors: np.ndarray, matrix: np.ndarray) -> Any:
     return transform
 
 
-def show_transform(transform: Any, node: Any, fixed: Any, moving: Any, attributes: dict[str, str]) -> Any:
-    """Put a transform, from parent, into `node` or a new one, and the moving volume below it.
+def show_transform(
+    transform: Any, node: Any, fixed: Any, moving: Any, attributes: dict[str, str], undo: ExitStack
+) -> Any:
+    """Put a transform, from parent, into `node` or a new one.
 
-    Everything that listens is told once, at the end.
+    Everything that listens is told once, at the end. `undo` takes it back.
     """
-    scene = slicer.mrmlScene
     if node is None:
-        name = scene.GenerateUniqueName(f"{moving.GetName()} to {fixed.GetName()}")
-        node = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", name)
+        name = slicer.mrmlScene.GenerateUniqueName(f"{moving.GetName()} to {fixed.GetName()}")
+        node = _add("vtkMRMLGridTransformNode", name, undo)
+    else:
+        undo.callback(node.SetAndObserveTransformFromParent, node.GetTransformFromParent())
+    values = {hierarchy.OUTPUT: "1"} | {f"INRRegistration.{name}": value for name, value in attributes.items()}
     with slicer.util.NodeModify(node):
+        for name, value in values.items():
+            undo.callback(node.SetAttribute, name, node.GetAttribute(name))
+            node.SetAttribute(name, value)
+        for role, volume in ((hierarchy.FIXED, fixed), (hierarchy.MOVING, moving)):
+            undo.callback(node.SetNodeReferenceID, role, node.GetNodeReferenceID(role))
+            node.SetNodeReferenceID(role, volume.GetID())
         node.SetAndObserveTransformFromParent(transform)
-        node.SetAttribute(hierarchy.OUTPUT, "1")
-        for name, value in attributes.items():
-            node.SetAttribute(f"INRRegistration.{name}", value)
-        node.SetNodeReferenceID(hierarchy.FIXED, fixed.GetID())
-        node.SetNodeReferenceID(hierarchy.MOVING, moving.GetID())
-    hierarchy.place(node, fixed, moving)
     return node
 
 
-def show_volume(array: np.ndarray, matrix: np.ndarray, node: Any, fixed: Any, moving: Any, frame: Any) -> Any:
-    """Put the resampled moving image, shape (k, j, i), into `node` or a new volume.
+def show_volume(
+    array: np.ndarray, matrix: np.ndarray, node: Any, fixed: Any, moving: Any, frame: Any, undo: ExitStack
+) -> Any:
+    """Put the resampled moving image, shape (k, j, i), into `node` or a new volume. `undo` takes it back.
 
     It takes the fixed volume's place in the hierarchy where it has the fixed volume's grid. A fixed volume
     under a non-linear transform was resampled: then the result stands where `matrix` says, in the frame.
     """
-    scene = slicer.mrmlScene
-    if node is None:
-        name = scene.GenerateUniqueName(f"{moving.GetName()} registered")
-        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     geometry, parent = vtk.vtkMatrix4x4(), fixed.GetParentTransformNode()
     fixed.GetIJKToRASMatrix(geometry)
-    above_fixed = hierarchy.linear(hierarchy.to_frame(fixed, frame, moving))
+    above_fixed = transforms.matrix(hierarchy.composed(hierarchy.shown(fixed, frame)))
     if above_fixed is None or not np.allclose(above_fixed @ slicer.util.arrayFromVTKMatrix(geometry), matrix):
         geometry, parent = slicer.util.vtkMatrixFromArray(matrix), frame
     image, _ = _image(array, np.eye(4))
+    if node is None:
+        name = slicer.mrmlScene.GenerateUniqueName(f"{moving.GetName()} registered")
+        node = _add("vtkMRMLScalarVolumeNode", name, undo)
+    else:
+        before = vtk.vtkMatrix4x4()
+        node.GetIJKToRASMatrix(before)
+        undo.callback(node.SetAndObserveTransformNodeID, node.GetTransformNodeID())
+        undo.callback(node.SetAndObserveImageData, node.GetImageData())
+        undo.callback(node.SetIJKToRASMatrix, before)
     if node.GetDisplayNode() is None:
-        _display_like(moving, node)
+        _display_like(moving, node, undo)
     with slicer.util.NodeModify(node):
         node.SetIJKToRASMatrix(geometry)
         node.SetAndObserveImageData(image)
@@ -77,7 +89,13 @@ def show_volume(array: np.ndarray, matrix: np.ndarray, node: Any, fixed: Any, mo
     return node
 
 
-def _display_like(moving: Any, node: Any) -> None:
+def _add(kind: str, name: str, undo: ExitStack) -> Any:
+    node = slicer.mrmlScene.AddNewNodeByClass(kind, name)
+    undo.callback(slicer.mrmlScene.RemoveNode, node)
+    return node
+
+
+def _display_like(moving: Any, node: Any, undo: ExitStack) -> None:
     """Show a volume as the moving one is shown.
 
     Window and level are taken over as numbers, since both are to look alike; finding them anew, or copying
@@ -86,8 +104,9 @@ def _display_like(moving: Any, node: Any) -> None:
     known = moving.GetDisplayNode()
     if known is None:
         node.CreateDefaultDisplayNodes()
+        undo.callback(slicer.mrmlScene.RemoveNode, node.GetDisplayNode())
         return
-    display = slicer.mrmlScene.AddNewNodeByClass(known.GetClassName())
+    display = _add(known.GetClassName(), "", undo)
     display.SetAutoWindowLevel(False)
     display.SetWindowLevel(known.GetWindow(), known.GetLevel())
     display.SetAndObserveColorNodeID(known.GetColorNodeID())

@@ -21,6 +21,19 @@ from .signal import Signal
 
 WRITING, RUNNING, CANCELLING, LOADING = "writing", "running", "cancelling", "loading"
 DONE, CANCELLED, FAILED = "done", "cancelled", "failed"
+RESULT = "INRRegistration.Result"
+"""Attribute of our transforms with the folder of the engine's result."""
+NODES = (
+    "fixed",
+    "moving",
+    "fixed_mask",
+    "moving_mask",
+    "fixed_labels",
+    "moving_labels",
+    "output_transform",
+    "output_volume",
+)
+"""Entries of a request that the end of a run needs."""
 
 
 class Run:
@@ -43,8 +56,7 @@ class Run:
         self._start = time.monotonic()
         self._folder, self._process = folder, process
         self._resample = request.resample
-        names = ("fixed", "moving", "output_transform", "output_volume")
-        self._ids = {name: node.GetID() for name in names if (node := getattr(request, name)) is not None}
+        self._ids = {name: node.GetID() for name in NODES if (node := getattr(request, name)) is not None}
         self._attributes = {"Preset": request.preset, "Version": str(protocol.VERSION)}
         self._placement = hierarchy.placement(request.fixed, request.moving)
         write = request.gather(folder, folder.name)
@@ -78,10 +90,13 @@ class Run:
 
     # ---------------------------------------------------------------------------------------- stages
 
-    def _on_written(self, job: Any, error: BaseException | None) -> None:
+    def _on_written(self, written: Any, error: BaseException | None) -> None:
         if error is not None:
             self._fail(_as_user_error(error))
             return
+        job, notes = written
+        for note in notes:
+            self.log.emit(note)
         self.state = RUNNING
         self._process.submit(self._folder, job.id, resample=self._resample)
 
@@ -137,18 +152,32 @@ class Run:
             self._finish(DONE)
 
     def _show(self, nodes: dict[str, Any], grid: Any, voxels: Any) -> None:
-        """Change the scene, in one go."""
-        transform = results.grid_transform(*grid)
-        fixed, moving = nodes["fixed"], nodes["moving"]
-        if voxels is not None:
-            shared = hierarchy.frame(fixed, moving)
-            self.volume = results.show_volume(*voxels, nodes.get("output_volume"), fixed, moving, shared)
-        self._attributes["Result"] = str(self._folder / "result")
-        output = nodes.get("output_transform")
-        replaced = output.GetAttribute("INRRegistration.Result") if output is not None else None
-        self.transform = results.show_transform(transform, output, fixed, moving, self._attributes)
-        if replaced and Path(replaced).is_relative_to(self._folder.parent):
-            shutil.rmtree(Path(replaced).parent, ignore_errors=True)
+        """Change the scene, all of it or nothing."""
+        fixed, moving, output = nodes["fixed"], nodes["moving"], nodes.get("output_transform")
+        moving_side, fixed_side = (
+            [node for name in ("mask", "labels") if (node := nodes.get(f"{side}_{name}"))]
+            for side in ("moving", "fixed")
+        )
+        replaced = output.GetAttribute(RESULT) if output is not None else None
+        with contextlib.ExitStack() as undo:
+            volume = None
+            if voxels is not None:
+                shared = hierarchy.frame(fixed, moving)
+                volume = results.show_volume(*voxels, nodes.get("output_volume"), fixed, moving, shared, undo)
+            attributes = self._attributes | {"Result": str(self._folder / "result")}
+            transform = results.show_transform(results.grid_transform(*grid), output, fixed, moving, attributes, undo)
+            hierarchy.place(transform, fixed, moving, moving_side, fixed_side, undo)
+            undo.pop_all()
+        self.transform, self.volume = transform, volume
+        if replaced:
+            self._forget_result(Path(replaced))
+
+    def _forget_result(self, folder: Path) -> None:
+        """Remove the files of a replaced result, unless a copy of its node needs them, or they are the user's own."""
+        nodes = slicer.util.getNodesByClass("vtkMRMLTransformNode")
+        needed = str(folder) in [node.GetAttribute(RESULT) for node in nodes]
+        if folder.is_relative_to(self._folder.parent) and not needed:
+            shutil.rmtree(folder.parent, ignore_errors=True)
 
     # ------------------------------------------------------------------------------------------ ends
 

@@ -13,21 +13,21 @@ from .widgets import connect, read
 
 
 class SegmentMenu:
-    """Shown only for segmentations. `changed` is emitted with the chosen segments' ids; none means all."""
+    """Shown only for segmentations. `changed` is emitted with the chosen segments' ids, or None for all."""
 
     def __init__(self, button: Any) -> None:
         self.changed = Signal()
         self._button = button
         self._menu = qt.QMenu(button)
         self._node_id = ""
-        self._chosen: list[str] = []
+        self._chosen: list[str] | None = None
         self._titles: dict[str, str] = {}
         self._actions: dict[str, Any] = {}
         button.setMenu(self._menu)
         # Segments come, go and are renamed without a word to us.
         connect(self._menu.aboutToShow, self._refresh)
 
-    def show(self, node: Any, chosen: list[str]) -> None:
+    def show(self, node: Any, chosen: list[str] | None) -> None:
         """Offer the segments of a node, which may be None or a label map."""
         is_segmentation = node is not None and node.IsA("vtkMRMLSegmentationNode")
         self._node_id, self._chosen = node.GetID() if is_segmentation else "", chosen
@@ -46,11 +46,13 @@ class SegmentMenu:
             self._actions = {identifier: self._add(title) for identifier, title in titles.items()}
         for identifier, action in self._actions.items():
             action.blockSignals(True)
-            action.setChecked(identifier in self._chosen or not self._chosen)
+            action.setChecked(self._chosen is None or identifier in self._chosen)
             action.blockSignals(False)
-        count, total = len([name for name in titles if name in self._chosen]), len(titles)
-        some = _("{count} of {total} segments").format(count=count, total=total)
-        self._button.setText(some if self._chosen else _("All segments"))
+        text = _("All segments")
+        if self._chosen is not None:
+            count = len([name for name in titles if name in self._chosen])
+            text = _("{count} of {total} segments").format(count=count, total=len(titles))
+        self._button.setText(text)
 
     def _add(self, title: str) -> Any:
         action = self._menu.addAction(title)
@@ -60,4 +62,4 @@ class SegmentMenu:
 
     def _on_toggled(self) -> None:
         chosen = [name for name, action in self._actions.items() if read(action, "checked")]
-        self.changed.emit([] if len(chosen) == len(self._actions) else chosen)
+        self.changed.emit(None if len(chosen) == len(self._actions) else chosen)

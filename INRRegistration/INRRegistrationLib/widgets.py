@@ -11,12 +11,13 @@ def read(widget: Any, name: str) -> Any:
     return widget.property(name)
 
 
-def fill(combo: Any, entries: list[tuple[str, Any]]) -> None:
-    """Fill a QComboBox with (text, data) pairs, without a word to its listeners."""
+def fill(combo: Any, entries: list[tuple[str, Any]], data: Any = None) -> None:
+    """Fill a QComboBox with (text, data) pairs and select one by its data, without a word to its listeners."""
     combo.blockSignals(True)
     combo.clear()
-    for text, data in entries:
-        combo.addItem(text, data)
+    for text, value in entries:
+        combo.addItem(text, value)
+    choose(combo, data)
     combo.blockSignals(False)
 
 

@@ -26,9 +26,19 @@ _out = Console(soft_wrap=True, highlight=False, emoji=False)
 _err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 FilePath = Annotated[str, typer.Option(metavar="FILE", show_default=False)]
+MaskOption = Annotated[
+    str, typer.Option(metavar="FILE", show_default=False, help="Or auto: the body; lungs: the lungs of a CT.")
+]
 TransformOption = Annotated[
     str, typer.Option("--transform", metavar="DIR_OR_FILE", help="A result folder or a transform file.")
 ]
+
+AlphaOption = Annotated[
+    float | None, typer.Option(help="Strength of the regularization, 0 to 1, of a cidir result; else its own.")
+]
+
+
+TOLERANCE = typer.Option("--tolerance", metavar="KEY=VALUE", help="Change a tolerance of the verdict: tre_mean=3.")
 
 
 def main() -> NoReturn:
@@ -59,12 +69,14 @@ def register(
     moving: Annotated[str, typer.Option(help="Moving image.", metavar="FILE")],
     output: Annotated[Path, typer.Option(help="Folder for the result.", metavar="DIR")],
     preset: Annotated[str, typer.Option(help="See `inrreg presets`.")] = protocol.DEFAULT_PRESET,
-    fixed_mask: FilePath = "",
-    moving_mask: FilePath = "",
+    fixed_mask: MaskOption = "",
+    moving_mask: MaskOption = "",
     fixed_labels: FilePath = "",
     moving_labels: FilePath = "",
     fixed_landmarks: FilePath = "",
     moving_landmarks: FilePath = "",
+    guide_fixed: FilePath = "",
+    guide_moving: FilePath = "",
     initial_transform: FilePath = "",
     prior: FilePath = "",
     prealign: Annotated[str, typer.Option(help="none, rigid or affine.")] = "none",
@@ -72,9 +84,13 @@ def register(
     threads: Annotated[int, typer.Option(help="CPU threads, 0 for the library's choice.")] = 0,
     seed: Annotated[int, typer.Option(help="Same seed, machine and threads: same result.")] = 0,
     time_budget: Annotated[float, typer.Option(help="Seconds that the optimization may take, 0 for no limit.")] = 0.0,
+    ensemble: Annotated[
+        int, typer.Option(help="Seeds to run: the median of their fields, with its uncertainty.", metavar="N")
+    ] = 1,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset.")
     ] = None,
+    tolerance: Annotated[list[str] | None, TOLERANCE] = None,
     json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")] = False,
 ) -> None:
     """Register a moving image to a fixed one."""
@@ -87,21 +103,26 @@ def register(
         moving_labels=moving_labels,
         fixed_landmarks=fixed_landmarks,
         moving_landmarks=moving_landmarks,
+        guide_fixed=guide_fixed,
+        guide_moving=guide_moving,
         initial_transform=initial_transform,
         prior=prior,
         prealign=prealign,
         preset=preset,
         overrides=_assignments(set_ or []),
+        tolerances=_assignments(tolerance or []),
         device=device,
         threads=threads,
         seed=seed,
         time_budget=time_budget,
+        ensemble=ensemble,
     )
     if json:
         _register_as_events(job, output)
     else:
         metrics = _register(job(), output)
         _out.print(metrics_table(metrics))
+        _out.print(verdict_table(metrics["verdict"]))
         _out.print(f"Result in {escape(str(output))} after {metrics['seconds']:.1f} s.")
 
 
@@ -110,17 +131,24 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for the result.", metavar="DIR")] = Path("demo"),
     quick: Annotated[bool, typer.Option("--quick", help="A coarser phantom.")] = False,
 ) -> None:
-    """Generate a thorax in two respiratory states, register it, and measure the result against the truth."""
+    """Generate a thorax in two respiratory states, register it, and report the result against the truth."""
+    from inrreg.deformation import load_transform
     from inrreg.demo import write_phantom
+    from inrreg.evaluation import located
     from inrreg.pictures import overview
+    from inrreg.report import check_packages, write_report
 
+    check_packages()
     with _err.status("Generating the phantom"):
         job = write_phantom(output / "phantom", quick=quick)
     metrics = _register(job, output / "result")
     with _err.status("Drawing"):
-        picture = overview(job, output / "result", output / "overview.png")
+        overview(job, output / "result", output / "overview.png")
+        report = output / "report.html"
+        write_report(report, metrics, load_transform(output / "result"), job, located(job, {}, output / "result"))
     _out.print(metrics_table(metrics))
-    _out.print(f"Registered in {metrics['seconds']:.1f} s. Picture: {escape(str(picture))}")
+    _out.print(verdict_table(metrics["verdict"]))
+    _out.print(f"Registered in {metrics['seconds']:.1f} s. Report: {escape(str(report))}")
 
 
 @app.command()
@@ -129,6 +157,7 @@ def points(
     input: Annotated[Path, typer.Option(help="Points file.", metavar="P")],
     output: Annotated[Path, typer.Option(help="Points file.", metavar="P")],
     inverse: Annotated[bool, typer.Option("--inverse", help="Moving to fixed.")] = False,
+    alpha: AlphaOption = None,
     reference: Annotated[
         str, typer.Option(help="The image whose voxels a DIR-Lab text file counts.", metavar="FILE")
     ] = "",
@@ -142,7 +171,7 @@ def points(
     from inrreg.transforms import invert
 
     source = read_points(input, read_image(reference, "reference") if reference else None)
-    mapping = load_transform(transform)
+    mapping = load_transform(transform, alpha)
     if inverse:
         mapped = invert(mapping, source.positions)
         error = np.linalg.norm(mapping.map(mapped) - source.positions, axis=1)
@@ -161,6 +190,7 @@ def warp(
     reference: Annotated[str, typer.Option(help="Image whose grid the result gets.", metavar="FILE")],
     output: Annotated[Path, typer.Option(help="Warped image.", metavar="FILE")],
     labels: Annotated[bool, typer.Option("--labels", help="Nearest neighbour, for label images.")] = False,
+    alpha: AlphaOption = None,
 ) -> None:
     """Resample a moving image onto the fixed image's grid."""
     from inrreg.deformation import load_transform
@@ -170,7 +200,78 @@ def warp(
 
     grid = Grid.of(read_header(reference, "reference image"))
     image = read_scalar(moving, "moving image")
-    write_image(resample(image, load_transform(transform), grid, labels=labels), output)
+    write_image(resample(image, load_transform(transform, alpha), grid, labels=labels), output)
+
+
+@app.command()
+def export(
+    transform: Annotated[Path, typer.Option(metavar="DIR", help="A result folder.")],
+    output: Annotated[
+        Path, typer.Option(metavar="FILE", help=".h5, .tfm, .nrrd, .nii.gz or .dcm; without ending, the model.")
+    ],
+    part: Annotated[
+        str, typer.Option(help="whole, prealignment, initial, deformable; of the dual method also coarse and fine.")
+    ] = "whole",
+    inverse: Annotated[bool, typer.Option("--inverse", help="Moving to fixed, as a displacement field.")] = False,
+    spacing: Annotated[
+        float, typer.Option(help="Largest spacing in mm, 0 for the coarsest with an error below half a voxel.")
+    ] = 0.0,
+    fixed_dicom: Annotated[str, typer.Option(help="Series of the fixed image, for .dcm.", metavar="DIR")] = "",
+    moving_dicom: Annotated[str, typer.Option(help="Series of the moving image, for .dcm.", metavar="DIR")] = "",
+    alpha: AlphaOption = None,
+    json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+) -> None:
+    """Write a result, its inverse or a part of it as a transform that other programs read."""
+    from inrreg.deformation import Deformation
+    from inrreg.dicom import Series
+    from inrreg.export import export as write
+    from inrreg.export import export_model, points_in
+
+    if not output.suffix:
+        if inverse or spacing or part != "whole" or fixed_dicom or moving_dicom or alpha is not None:
+            raise UserError("output", "The model is exported as it is.", "Give only --transform and --output.")
+        export_model(transform, output)
+        _out.print(f"Model in {escape(str(output))}.")
+        return
+    deformation = Deformation.load(transform, alpha)
+    job = Job.from_dict(protocol.read_json(transform / "job.json")) if (transform / "job.json").is_file() else None
+    folders = {"fixed": fixed_dicom, "moving": moving_dicom}
+    figures = write(
+        deformation,
+        output,
+        part=part,
+        prealigned=job is not None and job.prealign != "none",
+        inverse=inverse,
+        spacing=spacing or None,
+        series=tuple(Series.read(folder, name) for name, folder in folders.items()) if all(folders.values()) else None,
+        mask=points_in(job.fixed_mask) if inverse and job and Path(job.fixed_mask).is_file() else None,
+    )
+    if json:
+        _out.print_json(data=figures)
+    else:
+        for line in _described(figures):
+            _out.print(line)
+        _out.print(f"Transform in {escape(str(output))}.")
+    error = figures.get("interpolation_error", figures.get("return_error", {}).get("max", 0.0))
+    if error > figures["limit"]:
+        _err.print(f"Warning: the error of {error:.2f} mm is above {figures['limit']:.2f} mm.")
+
+
+@app.command()
+def jacobian(
+    transform: TransformOption,
+    reference: Annotated[str, typer.Option(help="Image whose grid the map gets: the fixed one.", metavar="FILE")],
+    output: Annotated[Path, typer.Option(help="Map of determinants.", metavar="FILE")],
+    alpha: AlphaOption = None,
+) -> None:
+    """Map the local change of volume, moving over fixed: above 1 where the tissue is larger in the moving image."""
+    from inrreg.deformation import load_transform
+    from inrreg.geometry import Grid
+    from inrreg.images import read_header, write_image
+    from inrreg.volume_change import volume_change
+
+    grid = Grid.of(read_header(reference, "reference image"))
+    write_image(volume_change(load_transform(transform, alpha), grid), output)
 
 
 @app.command()
@@ -178,17 +279,26 @@ def evaluate(
     transform: TransformOption,
     fixed: FilePath = "",
     moving: FilePath = "",
-    fixed_mask: FilePath = "",
+    fixed_mask: MaskOption = "",
     fixed_labels: FilePath = "",
     moving_labels: FilePath = "",
     fixed_landmarks: FilePath = "",
     moving_landmarks: FilePath = "",
+    alpha: AlphaOption = None,
+    tolerance: Annotated[list[str] | None, TOLERANCE] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="A report with pictures, in one file.", metavar="FILE.html")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
 ) -> None:
     """Target registration error, overlap of structures and regularity of a transform."""
     from inrreg.deformation import load_transform
-    from inrreg.evaluation import of_transform
+    from inrreg.evaluation import located, of_transform
 
+    if report:
+        from inrreg.report import check_packages, write_report
+
+        check_packages()
     for name, one, other in (
         ("labels", fixed_labels, moving_labels),
         ("landmarks", fixed_landmarks, moving_landmarks),
@@ -206,11 +316,16 @@ def evaluate(
     }
     made_by = Path(transform) / "job.json"
     job = Job.from_dict(protocol.read_json(made_by)) if made_by.is_file() else None
-    metrics = of_transform(load_transform(transform), job, files)
+    mapping, result = load_transform(transform, alpha), Path(transform) if job else None
+    metrics = of_transform(mapping, job, files, result=result, tolerances=_assignments(tolerance or []))
+    files = located(job, files, result)
+    if report:
+        write_report(report, metrics, mapping, job, files)
     if json:
         _out.print_json(data=metrics)
     else:
         _out.print(metrics_table(metrics))
+        _out.print(verdict_table(metrics["verdict"]))
 
 
 @app.command()
@@ -231,7 +346,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         table.add_column(heading, justify="left" if not heading else "right")
     if similarity := metrics.get("similarity"):
         table.add_row("normalized cross-correlation", f"{similarity['before']:.3f}", f"{similarity['after']:.3f}")
-    if marks := metrics.get("landmarks"):
+    if (marks := metrics.get("landmarks")) and "after" in marks:
         for key, name in (("mean", "mean"), ("p95", "95th percentile"), ("max", "largest")):
             before, after = marks["before"][key], marks["after"][key]
             table.add_row(f"target registration error, {name} (mm)", f"{before:.2f}", f"{after:.2f}")
@@ -239,16 +354,50 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
             table.add_row("target registration error, voxel-snapped mean (mm)", "", f"{snapped['mean']:.2f}")
     if labels := metrics.get("labels"):
         for label in labels["after"]:
-            rows = [labels[name].get(label, {"dice": 0.0, "hd95": None}) for name in ("before", "after")]
+            rows = [labels[name].get(label, {"dice": 0.0}) for name in ("before", "after")]
             table.add_row(f"Dice, label {label}", *(f"{row['dice']:.3f}" for row in rows))
-            distances = ("-" if row["hd95"] is None else f"{row['hd95']:.2f}" for row in rows)
+            distances = ("-" if row.get("hd95") is None else f"{row['hd95']:.2f}" for row in rows)
             table.add_row(f"HD95, label {label} (mm)", *distances)
+            distances = ("-" if row.get("mda") is None else f"{row['mda']:.2f}" for row in rows)
+            table.add_row(f"mean distance to agreement, label {label} (mm)", *distances)
     for where, name in (("mask", "in the mask"), ("whole", "whole field")):
         if values := metrics.get("jacobian", {}).get(where):
             table.add_row(f"Jacobian determinant, smallest, {name}", "", f"{values['min']:.3f}")
             table.add_row(f"Jacobian determinant <= 0, {name}", "", f"{values['folding']:.3%}")
             table.add_row(f"SD of its logarithm, {name}", "", f"{values['sd_log']:.3f}")
+    if inverse := metrics.get("inverse"):
+        table.add_row("inverse consistency, 99th percentile (mm)", "", f"{inverse['p99']:.3f}")
+    if values := metrics.get("uncertainty"):
+        for key, name in (("mean", "mean"), ("p95", "95th percentile")):
+            table.add_row(f"uncertainty, {name} (mm)", "", f"{values[key]:.2f}")
     return table
+
+
+def verdict_table(verdict: dict[str, Any]) -> Table:
+    """The checks of `inrreg.verdict` for a terminal."""
+    table = Table(box=None, title="Checks after AAPM TG-132", title_justify="left", caption=verdict["notice"])
+    for heading in ("", "figure", "tolerance", ""):
+        table.add_column(heading)
+    for check in verdict["checks"]:
+        title = f"{check['title']} ({check['detail']})"
+        table.add_row(escape(title), check["text"], check["bound"], check["state"])
+    return table
+
+
+def _described(figures: dict[str, Any]) -> list[str]:
+    """What an export costs, in words."""
+    lines = []
+    if "size" in figures:
+        size, spacing = " x ".join(map(str, figures["size"])), " x ".join(f"{mm:.3g}" for mm in figures["spacing"])
+        lines.append(f"{size} vectors, {spacing} mm apart.")
+    if "interpolation_error" in figures:
+        beyond = f", beyond it {figures['error_beyond']:.3f} mm" if "error_beyond" in figures else ""
+        lines.append(f"Largest error in the fixed image {figures['interpolation_error']:.3f} mm{beyond}.")
+    for key, where in (("return_error", "in the fixed image"), ("in_mask", "in its mask")):
+        if error := figures.get(key):
+            parts = f"mean {error['mean']:.3f}, 99th percentile {error['p99']:.3f}, largest {error['max']:.3f} mm"
+            lines.append(f"There and back {where}: {parts}.")
+    return lines
 
 
 def _assignments(texts: list[str]) -> dict[str, str]:

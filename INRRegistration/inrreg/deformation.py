@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from inrreg import protocol
 from inrreg.fade import MOST_NODES, choose_margins, pad
-from inrreg.fields import Field, from_spec
+from inrreg.fields import Field, Lattice, from_spec
 from inrreg.geometry import Frame, Grid
 from inrreg.protocol import UserError
 from inrreg.transforms import Affine, Chain, DisplacementGrid, PointMap, invert, read_transform, sample_on
@@ -52,7 +54,10 @@ class Deformation:
 
     def __post_init__(self) -> None:
         if self.margins is None:
-            self.spacing, self.interpolation_error = self._choose_spacing()
+            if self.spacing is None:
+                self.spacing, self.interpolation_error = self._choose_spacing()
+            else:
+                self.interpolation_error = float(self.interpolation_errors(self.spacing).max())
             # both are exported: the whole, and the deformable part alone
             maps = (self._inner, _Deform(self)) if self.before else (self._inner,)
             self.margins, self.fade = choose_margins(maps, self.grid, self.spacing)
@@ -81,6 +86,25 @@ class Deformation:
         """The deformable part alone, faded outside in the same way."""
         return replace(self, before=())
 
+    def at(self, alpha: float, spacing: float | None = None) -> Deformation:
+        """A conditioned deformation at that alpha, exported on a grid of about `spacing` mm or of its own choice.
+
+        Raises `UserError` (code `alpha`) for a deformation that is not conditioned, and for alphas beyond 0 to 1.
+        """
+        if self.field.alpha is None:
+            hint = "Register with a preset that is conditioned on it, such as 'cidir-light'."
+            raise UserError("alpha", "This result was made for one strength of regularization: it has no alpha.", hint)
+        if not 0 <= alpha <= 1:
+            raise UserError("alpha", f"There is no alpha {alpha:g}.", "It goes from 0, the weakest, to 1.")
+        step = None if spacing is None else self.fitting(spacing)
+        return Deformation(self.field.at(alpha), self.frame, self.grid, self.before, spacing=step)
+
+    def family(self, alphas: Sequence[float], spacing: np.ndarray) -> list[Deformation]:
+        """A conditioned deformation at several alphas, all exported on one grid of that spacing (3,), which fades."""
+        made = [replace(self, field=self.field.at(alpha), spacing=spacing) for alpha in alphas]
+        margins, fade = choose_margins([each._inner for each in made], self.grid, spacing)
+        return [replace(each, margins=margins, fade=fade) for each in made]
+
     def contains(self, points: np.ndarray, *, tolerance: float = 1e-6) -> np.ndarray:
         """Whether points (N, 3) LPS mm lie within the fixed image's outermost voxel centres, (N,) bool."""
         local = (points - self.grid.origin) @ self.grid.direction
@@ -105,6 +129,26 @@ class Deformation:
             parts = [self.field.jet(part, 1).jacobian.cpu() for part in x.split(1 << 14)]
         return torch.cat(parts).numpy().astype(np.float64)
 
+    def uncertainty(self, points: np.ndarray) -> np.ndarray | None:
+        """How far apart, (N,) mm, the field's own estimates of points (N, 3) LPS mm lie, `before` not counted.
+
+        Beyond the fixed image that of its nearest point; None for a field that has one estimate only.
+        """
+        local = np.clip((points - self.grid.origin) @ self.grid.direction, 0, self.grid.extent)
+        nearest = self.frame.normalize(local @ self.grid.direction.T + self.grid.origin)
+        found = self.field.uncertainty(torch.as_tensor(nearest, dtype=torch.float32, device=self._device))
+        return None if found is None else found.cpu().numpy().astype(np.float64) * self.frame.scale
+
+    def on_grid(self, grid: Grid) -> np.ndarray:
+        """The displacement (k, j, i, 3), float64 LPS mm, at a grid within the fixed image's box, along its axes."""
+        if not isinstance(self.field, Lattice):
+            return sample_on(self._inner, grid)
+        u = self.field.on_grid(grid, self.frame).cpu().numpy() * np.float64(self.frame.scale)  # not point by point
+        if not self.before:
+            return u
+        points = grid.points()
+        return Chain(self.before).map((points + u).reshape(-1, 3)).reshape(points.shape) - points
+
     @property
     def _inner(self) -> PointMap:
         """The model itself, for points inside the fixed image."""
@@ -126,10 +170,30 @@ class Deformation:
 
     def displacement_field(self) -> sitk.Image:
         """The displacement on `padded_grid`, float32 LPS mm: for ITK's resampling, Slicer's *from parent*."""
-        inner = sample_on(self._inner, self._inner_grid())
-        image = self.padded_grid.image(pad(inner, *self._padding()).astype(np.float32))
-        image.SetMetaData("displacement field type", "resampling")
-        return image
+        return _field_image(self.padded_grid, self._exported)
+
+    def inverse_field(self) -> sitk.Image:
+        """The inverse of `displacement_field` on the same grid, whose box the whole map takes onto itself."""
+        return _field_image(self.padded_grid, self._inverse)
+
+    def uncertainty_image(self) -> sitk.Image | None:
+        """`uncertainty` on `padded_grid`, float32 mm, or None."""
+        found = self.uncertainty(self._inner_grid().points().reshape(-1, 3))
+        if found is None:
+            return None
+        inner = found.reshape(self._inner_grid().size[::-1]).astype(np.float32)
+        low, high = self._padding()
+        return self.padded_grid.image(np.pad(inner, list(zip(low[::-1], high[::-1], strict=True)), mode="edge"))
+
+    @cached_property
+    def _exported(self) -> np.ndarray:
+        """The displacement on `padded_grid`, (k, j, i, 3) float64 LPS mm."""
+        return pad(self.on_grid(self._inner_grid()), *self._padding())
+
+    @cached_property
+    def _inverse(self) -> np.ndarray:
+        forward, points = DisplacementGrid(self._exported, self.padded_grid), self.padded_grid.points()
+        return invert(forward, points.reshape(-1, 3)).reshape(points.shape) - points
 
     def _inner_grid(self) -> Grid:
         cells = np.round(self.grid.extent / self.spacing).astype(int)
@@ -143,14 +207,19 @@ class Deformation:
         """The coarsest grid over the box, no finer than the fixed image, that keeps to `TOLERANCE`."""
         fixed = self.grid.spacing
         for target in (8.0, 5.5, 4.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5):
-            cells = np.maximum(1, np.ceil(self.grid.extent / np.maximum(target, fixed) - 1e-6))
-            spacing = self.grid.extent / cells
-            error = self._interpolation_error(spacing)
+            spacing = self.fitting(target)
+            error = float(self.interpolation_errors(spacing).max())
             if error <= TOLERANCE or (spacing <= fixed * (1 + 1e-6)).all():
                 return spacing, error
-        return fixed, self._interpolation_error(fixed)
+        return fixed, float(self.interpolation_errors(fixed).max())
 
-    def _interpolation_error(self, spacing: np.ndarray, count: int = 2000) -> float:
+    def fitting(self, target: float) -> np.ndarray:
+        """The spacing (3,) nearest below `target` mm that divides the box, but not finer than the fixed image's."""
+        cells = np.maximum(1, np.ceil(self.grid.extent / np.maximum(target, self.grid.spacing) - 1e-6))
+        return self.grid.extent / cells
+
+    def interpolation_errors(self, spacing: np.ndarray, count: int = 2000) -> np.ndarray:
+        """Distance in mm between the model and a grid of that spacing (3,), at random points of the fixed image."""
         random = np.random.default_rng(0)
         cells = np.round(self.grid.extent / spacing)
         corner = np.floor(random.random((count, 3)) * cells)
@@ -161,7 +230,14 @@ class Deformation:
         exact, *corners = np.split(self._inner.map(points) - points, 9)
         weights = [np.where(offset, part, 1 - part).prod(1, keepdims=True) for offset in offsets]
         interpolated = sum(weight * value for weight, value in zip(weights, corners, strict=True))
-        return float(np.linalg.norm(exact - interpolated, axis=1).max())
+        return np.linalg.norm(exact - interpolated, axis=1)
+
+    def sampled(self) -> Deformation:
+        """The same map with the model's values on the exported grid in place of the model: exact to
+        `interpolation_error`, and many times quicker."""
+        grid = self._inner_grid()
+        values = {item.name: getattr(self, item.name) for item in fields(Deformation)}
+        return _Sampled(**values, inner=DisplacementGrid(self.on_grid(grid), grid))
 
     # --------------------------------------------------------------------------------------- files
 
@@ -170,6 +246,10 @@ class Deformation:
         images = {"displacement.nrrd": self.displacement_field()}
         if self.before:
             images["deformable.nrrd"] = self.deformable().displacement_field()
+        if self.field.two_way:
+            images["inverse_displacement.nrrd"] = self.inverse_field()
+        if (uncertainty := self.uncertainty_image()) is not None:
+            images["uncertainty.nrrd"] = uncertainty
         try:
             for name, image in images.items():
                 sitk.WriteImage(image, str(folder / name), useCompression=True)
@@ -199,9 +279,16 @@ class Deformation:
         protocol.write_json(folder / "model.json", description)
 
     @classmethod
-    def load(cls, folder: Path) -> Deformation:
-        """The deformation in a result folder. Raises `UserError` (code `model`) for a damaged or foreign one."""
-        folder = Path(folder)
+    def load(cls, folder: Path, alpha: float | None = None) -> Deformation:
+        """The deformation in a result folder, at `alpha` or, without one, at the result's own.
+
+        Raises `UserError`: code `model` for a damaged or foreign one, `alpha` where there is no such alpha.
+        """
+        made = cls._load(Path(folder))
+        return made if alpha is None else made.at(alpha)
+
+    @classmethod
+    def _load(cls, folder: Path) -> Deformation:
         data: dict[str, Any] = protocol.read_json(folder / "model.json")
         if not isinstance(data, dict) or data.get("version") != protocol.VERSION:
             raise UserError("model", f"{folder} holds no model of version {protocol.VERSION}.")
@@ -262,12 +349,27 @@ def _array(values: Any, *shape: int, positive: bool = False, regular: bool = Fal
     return array
 
 
+@dataclass
+class _Sampled(Deformation):
+    inner: DisplacementGrid = None
+
+    @property
+    def _inner(self) -> PointMap:
+        return self.inner
+
+
 @dataclass(frozen=True)
 class _Deform:
     deformation: Deformation
 
     def map(self, points: np.ndarray) -> np.ndarray:
         return self.deformation.deform(points)
+
+
+def _field_image(grid: Grid, vectors: np.ndarray) -> sitk.Image:
+    image = grid.image(vectors.astype(np.float32))
+    image.SetMetaData("displacement field type", "resampling")
+    return image
 
 
 def _write_part(part: PointMap, stem: Path) -> str:
@@ -284,7 +386,14 @@ def _write_part(part: PointMap, stem: Path) -> str:
     return path.name
 
 
-def load_transform(path: str | Path) -> PointMap:
-    """A result folder or any transform file, as a map from fixed-space to moving-space points."""
+def load_transform(path: str | Path, alpha: float | None = None) -> PointMap:
+    """A result folder, at `alpha` or its own, or any transform file: a map from fixed-space to moving-space points.
+
+    Raises `UserError`: code `alpha` for an alpha that the transform does not have.
+    """
     path = Path(path)
-    return Deformation.load(path) if (path / "model.json").is_file() else read_transform(path)
+    if (path / "model.json").is_file():
+        return Deformation.load(path, alpha)
+    if alpha is not None:
+        raise UserError("alpha", f"{path} is a transform without an alpha.", "Name a result folder of 'cidir-light'.")
+    return read_transform(path)

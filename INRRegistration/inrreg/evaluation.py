@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,66 +13,96 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from inrreg import protocol
+from inrreg.automask import mask as read_mask
 from inrreg.deformation import Deformation
 from inrreg.geometry import Grid
-from inrreg.images import read_image, read_labels, read_mask
-from inrreg.landmarks import read_points
+from inrreg.guidance import independent
+from inrreg.images import read_image, read_labels
+from inrreg.landmarks import Pairs, pair, read_points
 from inrreg.metrics import jacobian_summary, label_overlap, summary, target_registration_error
 from inrreg.problem import Problem
 from inrreg.protocol import Job, UserError
 from inrreg.regularization import determinant
-from inrreg.transforms import Affine, DisplacementGrid, PointMap, numerical_jacobian
+from inrreg.transforms import Affine, DisplacementGrid, PointMap, invert, numerical_jacobian
+from inrreg.tuning import judging_part
+from inrreg.verdict import Tolerances, judge
 from inrreg.warping import warp
 
 _MOST = 100_000
 """Points at which the Jacobian is taken; a larger grid is thinned evenly."""
 
+_FEW = 10_000
+"""Points at which the inverse, which costs some thirty maps each, and the uncertainty are taken; thinned likewise."""
+
+_WORST = 10
+"""Landmarks that are listed as the worst."""
+
 FOLDING = 0.001
 """Share of folding points in the mask from which a user is warned."""
 
 
-def of_result(deformation: Deformation, problem: Problem, job: Job) -> dict[str, Any]:
-    """All figures on a finished job: similarity and regularity always, the others where the job has the data."""
+def of_result(deformation: Deformation, problem: Problem, job: Job, judging: slice = slice(None)) -> dict[str, Any]:
+    """All figures on a finished job: similarity and regularity always, the others where the job has the data.
+
+    `judging` are the landmarks that had no part in the result.
+    """
     metrics: dict[str, Any] = {
         "similarity": _similarity(deformation, problem),
         "jacobian": jacobian(deformation, problem.grid, problem.mask if job.fixed_mask else None),
+        "inverse": inverse_consistency(deformation, problem.grid, problem.mask),
         "largest_displacement": _largest(deformation, problem.grid),
         "interpolation_error": deformation.interpolation_error,
         "fade": deformation.fade,
+        "fixed_spacing": problem.grid.spacing.tolist(),
+        "inputs": {name: sha256(path) for name, path in job.files().items()},
     }
+    if (doubt := uncertainty(deformation, problem.grid, problem.mask)) is not None:
+        metrics["uncertainty"] = doubt
+    if problem.guidance is not None:
+        metrics["guidance"] = guidance(deformation, problem.guidance)
     if job.fixed_landmarks:
-        metrics["landmarks"] = landmarks(
-            deformation, job.fixed_landmarks, job.moving_landmarks, problem.fixed, problem.moving
-        )
+        paths = job.fixed_landmarks, job.moving_landmarks
+        metrics["landmarks"] = landmarks(deformation, *paths, problem.fixed, problem.moving, problem.guidance, judging)
     if problem.fixed_labels is not None:
         metrics["labels"] = overlap(deformation, problem.fixed_labels, problem.moving_labels)
+    tolerances = job.tolerances_for(metrics["fixed_spacing"])
+    metrics["verdict"] = judge(metrics, tolerances, job.label_names).to_dict()
     return metrics
 
 
-def of_transform(transform: PointMap, job: Job | None, files: dict[str, str]) -> dict[str, Any]:
+def of_transform(
+    transform: PointMap,
+    job: Job | None,
+    files: dict[str, str],
+    *,
+    result: Path | None = None,
+    tolerances: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """The figures that a transform and some files allow; `files` has the names of `Job.FILES`.
 
-    `job` is the one that made the transform, if known: it tells the images. Raises `UserError` (code
-    `evaluate`) when there is nothing to evaluate with.
+    `job` is the one that made the transform, if known: it tells the images, the mask and the tolerances, to which
+    `tolerances` are changes. `result` is the folder it left: what it says of the run, and of its guiding points,
+    which judge nothing, is kept. Raises `UserError` (code `evaluate`) when there is nothing to evaluate with.
     """
-    image = {
-        name: read_image(path, name)
-        for name in ("fixed", "moving")
-        if (path := files.get(name) or (getattr(job, name) if job and Path(getattr(job, name)).is_file() else ""))
-    }
+    made = recorded(result)
+    files = located(job, files, result)
+    image = {name: read_image(files[name], name) for name in ("fixed", "moving") if name in files}
     metrics: dict[str, Any] = {}
-    if files.get("fixed_landmarks"):
+    if "fixed_landmarks" in files:
         paths = files["fixed_landmarks"], files["moving_landmarks"]
-        metrics["landmarks"] = landmarks(transform, *paths, image.get("fixed"), image.get("moving"))
+        part = judging_part(result, job, paths[0]) if result else slice(None)
+        images = image.get("fixed"), image.get("moving")
+        metrics["landmarks"] = landmarks(transform, *paths, *images, _guides(made), part)
     fixed_labels = None
-    if files.get("fixed_labels"):
+    if "fixed_labels" in files:
         fixed_labels, moving_labels = (
             read_labels(files[f"{name}_labels"], f"{name} labels") for name in ("fixed", "moving")
         )
         metrics["labels"] = overlap(transform, fixed_labels, moving_labels)
     grid, mask = _evaluation_grid(transform), None
-    if files.get("fixed_mask"):
-        mask_image = read_mask(files["fixed_mask"], "fixed mask")
+    if "fixed_mask" in files:
+        mask_image = read_mask(files["fixed_mask"], "fixed mask", image.get("fixed"))
         grid, mask = Grid.of(mask_image), sitk.GetArrayFromImage(mask_image) > 0
     elif "fixed" in image:
         grid = Grid.of(image["fixed"])
@@ -76,29 +110,128 @@ def of_transform(transform: PointMap, job: Job | None, files: dict[str, str]) ->
         grid = Grid.of(fixed_labels)
     if grid is not None:
         metrics["jacobian"] = jacobian(transform, grid, mask)
+        inside = np.ones(grid.size[::-1], bool) if mask is None else mask
+        metrics["inverse"] = inverse_consistency(transform, grid, inside)
+        if (doubt := uncertainty(transform, grid, inside)) is not None:
+            metrics["uncertainty"] = doubt
     if not metrics:
         raise UserError("evaluate", "There is nothing to evaluate with.", "Give landmarks, labels or a mask.")
-    return metrics
+    spacing = Grid.of(image["fixed"]).spacing.tolist() if "fixed" in image else made.get("fixed_spacing")
+    changes = {**(job.tolerances if job else {}), **(tolerances or {})}
+    names = job.label_names if job else {}
+    hashes = {name: sha256(path) for name, path in files.items() if path not in protocol.AUTOMATIC_MASKS}
+    metrics = {**made, **metrics, "fixed_spacing": spacing, "inputs": hashes}
+    return {**metrics, "verdict": judge(metrics, Tolerances.of(spacing, changes), names).to_dict()}
+
+
+def recorded(result: Path | None) -> dict[str, Any]:
+    """What a result folder's `metrics.json` says of its run; the figures that files decide are left out."""
+    path = (result or Path()) / "metrics.json"
+    if result is None or not path.is_file():
+        return {}
+    metrics = protocol.read_json(path)
+    if not isinstance(metrics, dict):
+        raise UserError("file", f"The file {path} holds no figures of a registration.")
+    return {name: metrics[name] for name in _OF_THE_RUN if name in metrics}
+
+
+_OF_THE_RUN = (
+    "finished",
+    "seconds",
+    "device",
+    "preset",
+    "settings",
+    "seed",
+    "versions",
+    "similarity",
+    "largest_displacement",
+    "interpolation_error",
+    "fade",
+    "fixed_spacing",
+    "guidance",
+)
 
 
 def landmarks(
-    transform: PointMap, fixed: str, moving: str, fixed_image: sitk.Image | None, moving_image: sitk.Image | None
+    transform: PointMap,
+    fixed: str,
+    moving: str,
+    fixed_image: sitk.Image | None,
+    moving_image: sitk.Image | None,
+    guides: Pairs | None = None,
+    judging: slice = slice(None),
 ) -> dict[str, Any]:
     """Target registration error in mm before and after, continuous; with the moving image also voxel-snapped.
 
+    Pairs that guided the registration do not count, and of the others only the `judging` ones; where all guided, there
+    is no summary. `errors` belong to `names`, in that order; `worst` are the largest, with their positions in LPS mm.
     Raises `UserError` (code `points`) when the two files do not correspond.
     """
-    start, end = read_points(fixed, fixed_image).positions, read_points(moving, moving_image).positions
-    before, mapped = target_registration_error(start, end), transform.map(start)
-    after = target_registration_error(mapped, end)
-    result = {"before": summary(before), "after": summary(after), "errors": after.tolist()}
+    pairs = pair(read_points(fixed, fixed_image), read_points(moving, moving_image))
+    kept = independent(pairs, guides)
+    result = {"matched_by": pairs.matched_by, "missing": pairs.missing, "guided": len(pairs) - len(kept)}
+    if not len(kept):
+        return result
+    kept = kept.only(np.isin(np.arange(len(kept)), np.arange(len(kept))[judging]))
+    before, mapped = target_registration_error(kept.fixed, kept.moving), transform.map(kept.fixed)
+    after = target_registration_error(mapped, kept.moving)
+    result |= {"before": summary(before), "after": summary(after)}
+    result |= {"errors": after.tolist(), "errors_before": before.tolist(), "names": list(kept.names)}
     if moving_image is not None:
-        result["after_snapped"] = summary(target_registration_error(mapped, end, snap_to=moving_image))
+        result["after_snapped"] = summary(target_registration_error(mapped, kept.moving, snap_to=moving_image))
+    result["worst"] = [
+        {
+            "name": kept.names[n],
+            "before": float(before[n]),
+            "after": float(after[n]),
+            "fixed": kept.fixed[n].tolist(),
+            "moving": kept.moving[n].tolist(),
+        }
+        for n in np.argsort(-after)[:_WORST].tolist()
+    ]
     return result
 
 
+def guidance(transform: PointMap, pairs: Pairs) -> dict[str, Any]:
+    """How far, in mm, the guiding pairs are apart before and after; and where they are, to know them later."""
+    ends = pairs.fixed, transform.map(pairs.fixed)
+    before, after = (summary(target_registration_error(points, pairs.moving)) for points in ends)
+    return {"before": before, "after": after, "fixed": pairs.fixed.tolist(), "moving": pairs.moving.tolist()}
+
+
+def _guides(made: dict[str, Any]) -> Pairs | None:
+    if "guidance" not in made:
+        return None
+    ends = (np.asarray(made["guidance"][name], dtype=np.float64).reshape(-1, 3) for name in ("fixed", "moving"))
+    fixed, moving = ends
+    return Pairs(fixed, moving, ("",) * len(fixed), "order", {})
+
+
+def located(job: Job | None, files: dict[str, str], result: Path | None) -> dict[str, str]:
+    """The files that are given, and for those that are not the job's images and fixed mask, if they are still there."""
+    found = {name: job.files().get(name, "") for name in ("fixed", "moving", "fixed_mask")} if job else {}
+    if job and job.fixed_mask in protocol.AUTOMATIC_MASKS:
+        found["fixed_mask"] = str(result / "fixed_mask.nrrd")
+    given = {name: path for name, path in files.items() if path}
+    return {**{name: path for name, path in found.items() if path and Path(path).is_file()}, **given}
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256, in hexadecimal digits, of a file and the voxels beside its header, or of a result folder."""
+    path = Path(path)
+    parts = [path / "model.safetensors" if path.is_dir() else path]
+    if path.suffix.lower() in (".mhd", ".nhdr", ".hdr"):
+        parts += sorted(other for other in path.parent.glob(f"{glob.escape(path.stem)}.*") if other != path)
+    digest = hashlib.sha256()
+    for part in parts:
+        with part.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def overlap(transform: PointMap, fixed: sitk.Image, moving: sitk.Image) -> dict[str, Any]:
-    """Dice and HD95 of each label before and after, on the fixed labels' grid."""
+    """Dice, HD95 and mean distance to agreement of each label before and after, on the fixed labels' grid."""
     rows = {}
     for name, part in (("before", Affine()), ("after", transform)):
         figures = label_overlap(fixed, warp(moving, part, Grid.of(fixed), labels=True))
@@ -112,32 +245,60 @@ def jacobian(transform: PointMap, grid: Grid, mask: np.ndarray | None) -> dict[s
     Of a result of ours the deformable part alone counts, in closed form within the fixed image; any other map, and
     what lies beyond, is differentiated numerically.
     """
-    parts = {"whole": np.ones(grid.size[::-1], bool)}
+    shape = grid.size[::-1]
+    parts = {"whole": range(math.prod(shape))}
     if mask is not None:
-        parts["mask"] = mask
-    result = {}
-    for name, where in parts.items():
-        k, j, i = np.nonzero(where)
-        every = -(-len(k) // _MOST)
-        points = grid.to_world(np.stack([i, j, k], -1)[::every])
-        result[name] = jacobian_summary(_determinant(transform, points))
-    return result
+        parts["mask"] = np.flatnonzero(mask)
+    return {
+        name: jacobian_summary(_determinant(transform, _thinned(grid, voxels, _MOST))) for name, voxels in parts.items()
+    }
+
+
+def inverse_consistency(transform: PointMap, grid: Grid, mask: np.ndarray) -> dict[str, float | int]:
+    """How far points of the mask end from where they began, mapped there and back by the numerical inverse, in mm.
+
+    Not zero where the map folds or leaves what it can come back from. Mean, 99th percentile and largest value.
+    """
+    points = _thinned(grid, np.flatnonzero(mask), _FEW)
+    mapped = transform.map(points)
+    error = np.linalg.norm(invert(transform, mapped) - points, axis=1)
+    largest, p99 = float(error.max()), float(np.percentile(error, 99))
+    return {"mean": float(error.mean()), "p99": p99, "max": largest, "count": len(points)}
+
+
+def uncertainty(transform: PointMap, grid: Grid, mask: np.ndarray) -> dict[str, float | int] | None:
+    """Mean, median, 95th percentile and largest of a result's uncertainty in mm over the mask of a grid, or None."""
+    if not isinstance(transform, Deformation):
+        return None
+    found = transform.uncertainty(_thinned(grid, np.flatnonzero(mask), _FEW))
+    return None if found is None else summary(found)
 
 
 def doubts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """What a user should know before trusting a result: (code, sentence) of each doubt."""
     found = []
-    regularity = metrics["jacobian"].get("mask", metrics["jacobian"]["whole"])
-    if regularity["folding"] > FOLDING:
+    jacobian = metrics.get("jacobian", {})
+    regularity, match = jacobian.get("mask", jacobian.get("whole", {})), metrics.get("similarity", {})
+    if regularity.get("folding", 0) > FOLDING:
         found.append(("folding", f"The deformation folds at {regularity['folding']:.2%} of the points checked."))
-    if metrics["fade"] <= 0:
+    if metrics.get("fade", 1) <= 0:
         found.append(("fade", "The motion is too large to fade out beyond the fixed image without folding there."))
-    if metrics["similarity"]["after"] < metrics["similarity"]["before"]:
+    if match and match["after"] < match["before"]:
         found.append(("worse", "The images match less after the registration than before it."))
-    if metrics["similarity"]["overlap"] < 0.5:
-        share = metrics["similarity"]["overlap"]
+    marks = metrics.get("landmarks") or {}
+    if missing := [name for names in marks.get("missing", {}).values() for name in names]:
+        found.append(("landmarks", f"These landmarks have no partner and do not count: {', '.join(missing)}."))
+    if marks and "after" not in marks:
+        found.append(("guided", "All landmarks guided the registration; none is left to judge it."))
+    if match and (share := match["overlap"]) < 0.5:
         found.append(("overlap", f"Only {share:.0%} of the fixed image or mask is mapped into the moving one."))
     return found
+
+
+def _thinned(grid: Grid, voxels: Sequence[int], most: int) -> np.ndarray:
+    """The points (N, 3) of a grid's voxels, named by their number in memory, thinned evenly to at most `most`."""
+    k, j, i = np.unravel_index(np.array(voxels[:: -(-len(voxels) // most)]), grid.size[::-1])
+    return grid.to_world(np.stack([i, j, k], -1))
 
 
 def _determinant(transform: PointMap, points: np.ndarray) -> np.ndarray:

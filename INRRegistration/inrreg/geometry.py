@@ -154,6 +154,7 @@ class Volume:
 
     def contains_located(self, located: Tensor, *, beyond: float = 1e-4) -> Tensor:
         """`contains` of what `locate` gave."""
-        size = torch.tensor(self.data.shape[:1:-1], device=located.device)
-        x, y, z = (located.abs() <= 1 + 2 * beyond / (size - 1)).unbind(-1)
-        return x & y & z
+        x, y, z = located.abs().unbind(-1)
+        # plain numbers: a tensor of them would make each step wait for a GPU
+        most_x, most_y, most_z = (1 + 2 * beyond / max(size - 1, 1) for size in self.data.shape[:1:-1])
+        return (x <= most_x) & (y <= most_y) & (z <= most_z)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,9 +69,27 @@ def on_grid(labels: sitk.Image, reference: sitk.Image | None) -> sitk.Image:
 
 def write_image(image: sitk.Image, path: str | Path) -> None:
     """Write an image, compressed where the format can. Raises `UserError` (code `output`) when it cannot."""
+    with atomic(path) as partial:
+        sitk.WriteImage(image, str(partial), useCompression=True)
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Where to write a file so that it appears at `path` complete or not at all, with what is written beside it.
+
+    The name stays the same, since formats of two files hold it. Raises `UserError` (code `output`) when it cannot
+    be written.
+    """
+    path = Path(path)
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(image, str(path), useCompression=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            partial = Path(folder) / path.name
+            yield partial
+            for other in sorted(partial.parent.iterdir()):
+                if other != partial:
+                    other.replace(path.with_name(other.name))
+            partial.replace(path)
     except (OSError, RuntimeError):
         raise UserError(
             "output", f"The file {path} cannot be written.", "Check the folder, its permissions and the file ending."

@@ -46,4 +46,8 @@ def normalize(array: np.ndarray) -> np.ndarray:
         if low == high:
             low, high = array.min(), array.max()
         low = min(low, np.median(array))
-    return (np.clip(array, low, high) - low) / (high - low)
+    low, high = float(low), float(high)  # numpy's own numbers would make the image float64
+    np.clip(array, low, high, out=array)
+    array -= low
+    array /= high - low
+    return array

@@ -83,6 +83,59 @@ def read_points(path: str | Path, image: sitk.Image | None = None) -> Points:
     return points
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Corresponding landmarks: `fixed` and `moving` (N, 3) LPS mm, with the pairs' N `names`.
+
+    `matched_by` is "label" or "order"; `missing` names the landmarks that one file alone has, by file.
+    """
+
+    fixed: np.ndarray
+    moving: np.ndarray
+    names: tuple[str, ...]
+    matched_by: str
+    missing: dict[str, tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.fixed)
+
+    def only(self, chosen: np.ndarray) -> Pairs:
+        """The pairs where `chosen` (N,) bool is set."""
+        names = tuple(name for name, keep in zip(self.names, chosen, strict=True) if keep)
+        return replace(self, fixed=self.fixed[chosen], moving=self.moving[chosen], names=names)
+
+
+def pair(fixed: Points, moving: Points) -> Pairs:
+    """Match two lists: by label where the labels of each are unique and some are common, else by order.
+
+    Labels that are not common are named in `missing`. Raises `UserError` (code `points`) for lists of different
+    lengths that have to be matched by order.
+    """
+    common = set(fixed.labels) & set(moving.labels)
+    if common and all(_names_every_point(points) for points in (fixed, moving)):
+        index = {label: number for number, label in enumerate(moving.labels)}
+        rows = [number for number, label in enumerate(fixed.labels) if label in common]
+        names = tuple(fixed.labels[number] for number in rows)
+        missing = {
+            name: tuple(label for label in points.labels if label not in common)
+            for name, points in (("fixed", fixed), ("moving", moving))
+        }
+        others = [index[name] for name in names]
+        return Pairs(fixed.positions[rows], moving.positions[others], names, "label", missing)
+    if len(fixed) != len(moving):
+        raise UserError(
+            "points",
+            f"{len(fixed)} fixed and {len(moving)} moving landmarks do not correspond.",
+            "Give both lists the same order and length, or the same labels.",
+        )
+    names = fixed.labels or tuple(str(number) for number in range(1, len(fixed) + 1))
+    return Pairs(fixed.positions, moving.positions, names, "order", {"fixed": (), "moving": ()})
+
+
+def _names_every_point(points: Points) -> bool:
+    return all(points.labels) and len(set(points.labels)) == len(points)
+
+
 def write_points(path: str | Path, points: Points) -> None:
     """Write points as .csv, .mrk.json or .fcsv, in LPS mm; the file appears complete or not at all.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from inrreg.fields import Lattice
+from inrreg.fields.lattice import spread
 from inrreg.geometry import Grid
 from inrreg.problem import Problem
 from inrreg.protocol import UserError
@@ -54,17 +55,11 @@ class ImageLattice:
         self.turned = turned
         sigma = (window / grid.spacing)[::-1].tolist()
         self.ncc = LocalNcc(fixed, torch.ones_like(fixed) if mask is None else mask, sigma, noise)
-        local = problem.grid.direction.T @ problem.frame.normalize(grid.origin)
-        along = [local[a] + np.arange(n) * grid.spacing[a] / problem.frame.scale for a, n in enumerate(grid.size)]
-        self.bases = [lattice.geometry.weights(a, along[a]).to(problem.device) for a in range(3)]
+        self.bases = [basis.to(problem.device) for basis in lattice.geometry.bases(grid, problem.frame)]
 
     def displacement(self, coefficients: Tensor) -> Tensor:
-        """The spline at every sample, (D, H, W, 3), from its coefficients (k, j, i, 3): one matrix product an axis."""
-        x, y, z = self.bases
-        u = coefficients.permute(3, 0, 1, 2) @ x.T  # the components first: the products are of whole matrices then
-        u = y @ u
-        u = (z @ u.flatten(2)).reshape(3, len(z), *u.shape[2:])
-        return u.permute(1, 2, 3, 0)
+        """The spline at every sample, (D, H, W, 3), from its coefficients (k, j, i, 3)."""
+        return spread(coefficients, self.bases)
 
     def loss(self, coefficients: Tensor) -> Tensor:
         """The local NCC loss of the spline with these coefficients."""

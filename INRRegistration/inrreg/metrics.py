@@ -66,42 +66,69 @@ def dice(a: sitk.Image, b: sitk.Image) -> float:
     return 2.0 * int((inside_a & inside_b).sum()) / total if total else float("nan")
 
 
-def hausdorff95(a: sitk.Image, b: sitk.Image) -> float:
-    """95 % Hausdorff distance of two masks (nonzero is inside) on one grid, in mm; NaN where one is empty.
+def surface_distances(a: sitk.Image, b: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """From each surface voxel's centre of A the distance in mm to the nearest of B, and the other way round.
 
-    A surface voxel is one inside with a face neighbour outside; beyond the image is outside. From each
-    surface voxel's centre of A the distance to the nearest of B is taken, and the other way round; the
-    result is the larger of the two sets' 95th percentiles. (Others pool both sets, or average the two.)
-    Raises `UserError` (code `labels`) where the grids differ.
+    A surface voxel is one inside (nonzero) with a face neighbour outside; beyond the image is outside. Both arrays
+    are empty where one mask is. Raises `UserError` (code `labels`) where the grids differ.
     """
     _require_one_grid(a, b)
     # Distances need only the neighbourhood of both masks, and that is a small part of most images.
     box = _bounding_box(a, b)
     surfaces = [_surface(_crop(image, box)) for image in (a, b)]
     if not all(np.any(sitk.GetArrayViewFromImage(surface)) for surface in surfaces):
-        return float("nan")
-    percentiles = []
+        return np.empty(0), np.empty(0)
+    distances = []
     for one, other in (surfaces, surfaces[::-1]):
         distance = sitk.SignedMaurerDistanceMap(other, squaredDistance=False, useImageSpacing=True)
         # A surface is one voxel thick, so that its own voxels are at distance zero.
-        values = np.abs(sitk.GetArrayViewFromImage(distance))[sitk.GetArrayViewFromImage(one) != 0]
-        percentiles.append(float(np.percentile(values, 95)))
-    return max(percentiles)
+        distances.append(np.abs(sitk.GetArrayViewFromImage(distance))[sitk.GetArrayViewFromImage(one) != 0])
+    return distances[0], distances[1]
+
+
+def hausdorff95(a: sitk.Image, b: sitk.Image) -> float:
+    """95 % Hausdorff distance of two masks on one grid, in mm; NaN where one is empty.
+
+    The larger of the two directions' 95th percentiles of `surface_distances`. (Others pool both, or average.)
+    Raises `UserError` (code `labels`) where the grids differ.
+    """
+    return _hausdorff95(*surface_distances(a, b))
+
+
+def mean_distance_to_agreement(a: sitk.Image, b: sitk.Image) -> float:
+    """Mean distance to agreement of two masks on one grid, in mm; NaN where one is empty.
+
+    The mean of both directions' `surface_distances` together, also known as average symmetric surface distance.
+    (Others take the mean of the two directions' means.) Raises `UserError` (code `labels`) where the grids differ.
+    """
+    return _mean_distance(*surface_distances(a, b))
+
+
+def _hausdorff95(there: np.ndarray, back: np.ndarray) -> float:
+    return max(float(np.percentile(values, 95)) for values in (there, back)) if there.size else float("nan")
+
+
+def _mean_distance(there: np.ndarray, back: np.ndarray) -> float:
+    return float(np.concatenate([there, back]).mean()) if there.size else float("nan")
 
 
 def label_overlap(fixed_labels: sitk.Image, warped_labels: sitk.Image) -> dict[int, dict[str, float | None]]:
-    """Dice and 95 % Hausdorff distance (mm) of each label that occurs in either image; 0 is background.
+    """Dice, 95 % Hausdorff distance and mean distance to agreement (`mda`), in mm, of each label in either image.
 
-    A label in one image only has Dice 0 and no distance: None, which JSON can carry and NaN it cannot.
-    Raises `UserError` (code `labels`) where the grids differ.
+    0 is background. A label in one image only has Dice 0 and no distances: None, which JSON can carry and NaN it
+    cannot. Raises `UserError` (code `labels`) where the grids differ.
     """
     _require_one_grid(fixed_labels, warped_labels)
     values = np.union1d(*(np.unique(sitk.GetArrayViewFromImage(image)) for image in (fixed_labels, warped_labels)))
     overlap = {}
     for label in (int(value) for value in values if value != 0):
         a, b = fixed_labels == label, warped_labels == label
-        distance = hausdorff95(a, b)
-        overlap[label] = {"dice": dice(a, b), "hd95": distance if np.isfinite(distance) else None}
+        distances = surface_distances(a, b)
+        overlap[label] = {
+            "dice": dice(a, b),
+            "hd95": _hausdorff95(*distances) if distances[0].size else None,
+            "mda": _mean_distance(*distances) if distances[0].size else None,
+        }
     return overlap
 
 

@@ -62,6 +62,36 @@ class Run:
         if self.cancelled():
             raise Cancelled
 
+    def members(self, count: int) -> Iterator[Run]:
+        """One run after another for `count` equal optimizations, whose progress counts over all of them.
+
+        Each has the next seed, and of a time budget an even share of what is left.
+        """
+        for number in range(count):
+            budget = 0.0
+            if self.deadline < math.inf:
+                budget = max(1e-3, (self.deadline - time.perf_counter()) / (count - number))
+            emit = self._emit_of_member(number, count)
+            member = Run(emit, self.cancelled, seed=self.seed + number, time_budget=budget)
+            yield member
+            self.field = member.field
+
+    def _emit_of_member(self, number: int, count: int) -> Emit:
+        begun, left = time.perf_counter(), count - 1 - number
+
+        def emit(kind: str, data: dict[str, Any]) -> None:
+            if kind == "progress":
+                data = data | {
+                    "stage": f"{number + 1} of {count}: {data['stage']}",
+                    "step": number * data["steps"] + data["step"],
+                    "steps": count * data["steps"],
+                    "seconds": self.seconds(),
+                    "eta": data["eta"] + left * (time.perf_counter() - begun + data["eta"]),
+                }
+            self.emit(kind, data)
+
+        return emit
+
     def announce(self, stage: str, part: float, loss: float) -> None:
         """Progress of a stage before the optimization, `part` from 0 to 1 of it, whose steps are not counted."""
         self._emit_progress(stage, round(100 * part), 100, {"metric": loss}, 0.0)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from inrreg.fields import Field, Jet
+from inrreg.guidance import guidance_loss
 from inrreg.problem import Problem
 from inrreg.similarity import lobe_cross_entropy, ncc_loss
 
@@ -26,20 +27,27 @@ class PointLoss:
         self.problem, self.points, self.regularized = problem, points, min(regularized, points)
         self.voxels = problem.voxels(sigma, seed=round(100 * sigma))
         self.box = problem.box(seed=1)
-        self.outside = 0 if problem.fixed_mask is None else max(1, round(OUTSIDE * self.regularized))
+        masked = problem.fixed_mask is not None and self.regularized > 0
+        self.outside = max(1, round(OUTSIDE * self.regularized)) if masked else 0
         self.moving = problem.moving_volume(sigma)
 
-    def __call__(self, field: Field, order: int, *, trace: bool = False) -> tuple[dict[str, Tensor], Jet]:
-        """One random draw: the data terms, and the jet to regularize."""
+    def __call__(self, field: Field, order: int, *, trace: bool = False) -> tuple[dict[str, Tensor], Jet | None]:
+        """One random draw: the data terms, and the jet to regularize, None where no point is regularized."""
         points, fixed = self.voxels.draw(self.points)
-        picked = points[: self.regularized]
-        if self.outside:
-            picked = torch.cat([picked, self.box.draw(self.outside)])
-        jet = field.jet(picked, order, trace=trace)
-        rest = field.value(points[self.regularized :]) if self.regularized < self.points else points[:0]
-        moved = self.problem.before(points + torch.cat([jet.value[: self.regularized], rest]))
+        plain, values, jet = points[self.regularized :], [], None
+        if self.regularized:
+            picked = points[: self.regularized]
+            if self.outside:
+                picked = torch.cat([picked, self.box.draw(self.outside)])
+            jet = field.jet(picked, order, trace=trace)
+            values.append(jet.value[: self.regularized])
+        if len(plain):
+            values.append(field.value(plain))
+        moved = self.problem.before(points + torch.cat(values))
         weight = self.problem.valid(moved, self.moving)
         terms = {"NCC": ncc_loss(fixed[0], self.moving.sample(moved)[0], weight)}
         if self.problem.labels is not None:
             terms["labels"] = lobe_cross_entropy(fixed[1:], self.problem.labels[1].sample(moved), weight)
+        if self.problem.guides is not None:
+            terms["guidance"] = guidance_loss(field.value(self.problem.guides[0]), self.problem)
         return terms, jet

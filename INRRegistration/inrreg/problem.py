@@ -12,6 +12,7 @@ from torch import Tensor
 
 from inrreg.geometry import Frame, Grid, Volume
 from inrreg.intensities import normalize
+from inrreg.landmarks import Pairs
 from inrreg.protocol import UserError
 from inrreg.sampling import BoxSampler, VoxelSampler
 from inrreg.torch_maps import Maps
@@ -34,6 +35,8 @@ class Problem:
 
     The fixed mask restricts the data to its points. The moving mask says which points of the moving image may
     serve as data; a fixed point that is mapped out of it, or out of the moving image, does not count.
+
+    `guidance` are point pairs that pull the field (`inrreg.guidance`).
     """
 
     fixed: sitk.Image
@@ -45,6 +48,7 @@ class Problem:
     before: Maps = field(default_factory=Maps)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
+    guidance: Pairs | None = None
 
     @cached_property
     def grid(self) -> Grid:
@@ -93,6 +97,14 @@ class Problem:
         return None if self.fixed_mask is None else self._volume(self.mask, self.fixed)
 
     @cached_property
+    def guides(self) -> tuple[Tensor, Tensor] | None:
+        """The guiding points, fixed and moving, normalized (G, 3) each, or None."""
+        if self.guidance is None:
+            return None
+        ends = (self.frame.normalize(points) for points in (self.guidance.fixed, self.guidance.moving))
+        return tuple(torch.as_tensor(points, dtype=torch.float32, device=self.device) for points in ends)
+
+    @cached_property
     def labels(self) -> tuple[np.ndarray, Volume] | None:
         """Membership of each label that both images have: the fixed (L, k, j, i), the moving as a volume."""
         if self.fixed_labels is None:
@@ -120,10 +132,7 @@ class Problem:
 
     def voxels(self, sigma: float = 0.0, *, seed: int = 0) -> VoxelSampler:
         """Random voxels of the fixed mask with their value after a Gaussian of `sigma` mm, then their labels."""
-        rows = self.smoothed(self.images[0], sigma)[None]
-        if self.labels is not None:
-            rows = np.concatenate([rows, self.labels[0]])
-        return VoxelSampler.of(self.mask, rows, self.grid, self.frame, self.device, self.seed + seed)
+        return self._sampler([self.smoothed(self.images[0], sigma), *(self.labels[0] if self.labels else ())], seed)
 
     def box(self, *, seed: int = 0) -> BoxSampler:
         """Random points of the whole fixed image."""
@@ -131,7 +140,7 @@ class Problem:
 
     def check_overlap(self) -> None:
         """Raise `UserError` (code `overlap`) when too few fixed points start inside the moving image."""
-        points, _ = self.voxels(seed=7).draw(20_000)
+        points, _ = self._sampler([], seed=7).draw(20_000)
         share = self.valid(self.before(points), self.moving_volume()).mean().item()
         if share < MIN_OVERLAP:
             raise UserError(
@@ -139,6 +148,42 @@ class Problem:
                 f"Only {share:.0%} of the fixed image or its mask overlaps the moving image or its mask.",
                 "Align the volumes first, or use an initial transform or prealignment.",
             )
+
+    def reversed(self) -> Problem:
+        """The same pair the other way round, in the same coordinates: from the moving image, as `before` brings it to
+        the fixed grid, to the fixed image. What `before` takes out of the moving image or its mask is masked.
+        """
+        moving = self._volume(_array(self.moving), self.moving)
+        labels = None if self.labels is None else self.labels[1]
+        parts: list[tuple[Tensor, ...]] = []
+        for k in range(self.grid.size[2]):  # a slice at a time bounds the memory
+            plane = Grid((*self.grid.size[:2], 1), self.grid.to_world(np.array([0, 0, k])), self.grid.matrix)
+            points = torch.as_tensor(self.frame.normalize(plane.points()), dtype=torch.float32, device=self.device)
+            located = self.before(points[0].reshape(-1, 3)).reshape(points[0].shape)
+            row = [moving.sample(located)[0], self.valid(located, moving)]
+            if labels is not None:
+                share, number = labels.sample(located).max(0)
+                row.append((number + 1) * (share > 0.5))
+            parts.append(tuple(row))
+        image, inside, *rest = (torch.stack(row).cpu().numpy() for row in zip(*parts, strict=True))
+        whole = self.moving_mask is None and inside.all()
+        ends = None, None
+        if labels is not None and rest[0].any():  # else none of the structures lies in the fixed image's box
+            numbers = np.sum([(i + 1) * row for i, row in enumerate(self.labels[0])], axis=0)
+            ends = tuple(self.grid.image(each.astype(np.int32)) for each in (rest[0], numbers))
+        return Problem(
+            self.grid.image(image),
+            self.fixed,
+            None if whole else self.grid.image(inside.astype(np.uint8)),
+            self.fixed_mask,
+            *ends,
+            device=self.device,
+            seed=self.seed + 100,
+        )
+
+    def _sampler(self, values: list[np.ndarray], seed: int) -> VoxelSampler:
+        mask = None if self.fixed_mask is None else self.mask
+        return VoxelSampler.of(mask, values, self.grid, self.frame, self.device, self.seed + seed)
 
     def _volume(self, array: np.ndarray, image: sitk.Image) -> Volume:
         return Volume.of(array, Grid.of(image), self.frame, self.device)

@@ -13,15 +13,22 @@ import pkgutil
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from inrreg.verdict import Tolerances
 
 VERSION = 1
 """Version of job files, events and saved models; a reader refuses any other."""
 
 DEFAULT_PRESET = "fast"
 PREALIGNMENTS = ("none", "rigid", "affine")
+AUTOMATIC_MASKS = ("auto", "lungs")
+"""What stands for a mask that is found in its image, instead of a file: the body, or the lungs of a CT."""
 MOST_THREADS, MOST_SEED = 1024, 2**31 - 1
 """Beyond these, libraries crash."""
+MOST_MEMBERS = 25
+"""Fields of an ensemble: more of them only cost time."""
 
 
 class UserError(Exception):
@@ -121,6 +128,8 @@ class Preset:
     purpose: str
     method: str = ""
     """Module name below `inrreg.methods`; filled in by `presets`."""
+    conditioned: bool = False
+    """Whether one training answers for every strength of regularization."""
 
 
 @cache
@@ -151,7 +160,10 @@ def preset(name: str) -> Preset:
 class Job:
     """One registration: what goes in and how it is run. All images are files in LPS world coordinates.
 
-    `overrides` are settings that differ from the preset's. `time_budget` is in seconds, 0 for none.
+    A mask may also be one of `AUTOMATIC_MASKS`. The guiding points pull the field, and judge nothing. `overrides` are
+    settings that differ from the preset's, `tolerances` those that differ from the verdict's; `label_names` are the
+    structures' names by label. `time_budget` is in seconds, 0 for none. `ensemble` is the
+    number of seeds, from `seed` on, whose fields' median is the result; with more than one it has an uncertainty.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (
@@ -163,6 +175,8 @@ class Job:
         "moving_labels",
         "fixed_landmarks",
         "moving_landmarks",
+        "guide_fixed",
+        "guide_moving",
         "initial_transform",
         "prior",
     )
@@ -175,15 +189,20 @@ class Job:
     moving_labels: str = ""
     fixed_landmarks: str = ""
     moving_landmarks: str = ""
+    guide_fixed: str = ""
+    guide_moving: str = ""
     initial_transform: str = ""
     prior: str = ""
     prealign: str = "none"
     preset: str = DEFAULT_PRESET
     overrides: dict[str, Any] = field(default_factory=dict)
+    tolerances: dict[str, Any] = field(default_factory=dict)
+    label_names: dict[str, str] = field(default_factory=dict)
     device: str = "auto"
     threads: int = 0
     seed: int = 0
     time_budget: float = 0.0
+    ensemble: int = 1
     id: str = "job"
 
     def __post_init__(self) -> None:
@@ -200,14 +219,38 @@ class Job:
             raise UserError(
                 "job", f"There is no prealignment '{self.prealign}'.", f"Choose one of: {', '.join(PREALIGNMENTS)}."
             )
-        for one, other in (("fixed_labels", "moving_labels"), ("fixed_landmarks", "moving_landmarks")):
+        pairs = (
+            ("fixed_labels", "moving_labels"),
+            ("fixed_landmarks", "moving_landmarks"),
+            ("guide_fixed", "guide_moving"),
+        )
+        for one, other in pairs:
             if bool(getattr(self, one)) != bool(getattr(self, other)):
                 raise UserError("job", f"{one} and {other} are needed together.", "Give both or neither.")
         if self.threads < 0 or self.seed < 0 or not 0 <= self.time_budget < math.inf:
             raise UserError("job", "Threads, seed and time budget cannot be negative.")
         if self.threads > MOST_THREADS or self.seed > MOST_SEED:
             raise UserError("job", f"At most {MOST_THREADS} threads and a seed of {MOST_SEED} are possible.")
+        if not 1 <= self.ensemble <= MOST_MEMBERS:
+            raise UserError("job", f"An ensemble has from 1 to {MOST_MEMBERS} members, not {self.ensemble}.")
+        if self.ensemble > 1 and preset(self.preset).conditioned:
+            raise UserError("job", f"The preset '{self.preset}' makes no ensembles.", "Choose another, or one member.")
+        if not all(isinstance(name, str) for name in self.label_names.values()):
+            raise UserError("job", "Job entry 'label_names' needs a text for each label.")
         self.settings()
+        self.tolerances_for(None)
+
+    def tolerances_for(self, spacing: list[float] | None) -> Tolerances:
+        """The verdict's tolerances for a voxel spacing in mm, with this job's changes."""
+        from inrreg.verdict import Tolerances
+
+        return Tolerances.of(spacing, self.tolerances)
+
+    def files(self) -> dict[str, str]:
+        """The files that the job names, by entry: what stands for an automatic mask is none."""
+        named = {name: getattr(self, name) for name in self.FILES}
+        masks = ("fixed_mask", "moving_mask")
+        return {name: path for name, path in named.items() if path and not (name in masks and path in AUTOMATIC_MASKS)}
 
     def settings(self) -> Settings:
         """The preset's settings with this job's overrides."""
@@ -241,15 +284,14 @@ class Job:
         folder = Path(folder).resolve()
         job = cls.from_dict(read_json(folder / "job.json"))
         absolute = {}
-        for name in cls.FILES:
-            if entry := getattr(job, name):
-                try:
-                    path = (folder / entry).resolve()
-                except (OSError, RuntimeError, ValueError):  # a null byte, a loop of links
-                    raise UserError("job", f"Job entry '{name}' is not a usable file name.") from None
-                if not path.is_relative_to(folder):
-                    raise UserError("job", f"Job entry '{name}' points outside the job folder.")
-                absolute[name] = str(path)
+        for name, entry in job.files().items():
+            try:
+                path = (folder / entry).resolve()
+            except (OSError, RuntimeError, ValueError):  # a null byte, a loop of links
+                raise UserError("job", f"Job entry '{name}' is not a usable file name.") from None
+            if not path.is_relative_to(folder):
+                raise UserError("job", f"Job entry '{name}' points outside the job folder.")
+            absolute[name] = str(path)
         return dataclasses.replace(job, **absolute)
 
 
@@ -290,12 +332,15 @@ def write_json(path: Path, data: Any) -> None:
 COMMANDS = {
     "register": ("folder",),
     "cancel": (),
+    "alpha": ("folder", "alpha", "path"),
     "shutdown": (),
 }
 """Commands the worker takes on stdin, and the entries that each needs besides its request id.
 
 `register` names a job folder; with `resample: true` the moving image is also written on the fixed grid, and the
-`result` event names that file as `resampled`.
+`result` event names that file as `resampled`. `alpha` names the result folder of a conditioned method, an alpha and the
+file that gets the displacement field there; with `spacing`, in mm, on a grid of about that. A newer one takes the place
+of one that still waits, which is then `cancelled`.
 """
 
 EVENTS = {
@@ -305,6 +350,7 @@ EVENTS = {
     "preview": ("path",),
     "warning": ("code", "message"),
     "result": ("folder", "metrics"),
+    "alpha": ("alpha", "path"),
     "cancelled": (),
     "error": ("code", "message", "hint"),
     "log": ("text",),

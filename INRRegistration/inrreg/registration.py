@@ -10,6 +10,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,21 @@ import SimpleITK as sitk
 import torch
 
 from inrreg import evaluation, protocol
+from inrreg.automask import mask as read_mask
 from inrreg.deformation import Deformation, load_transform
 from inrreg.devices import choose_device, device_name
+from inrreg.fields import Ensemble
 from inrreg.geometry import Grid
-from inrreg.images import read_image, read_labels, read_mask
-from inrreg.landmarks import read_points
-from inrreg.metrics import target_registration_error
+from inrreg.images import read_image, read_labels, write_image
+from inrreg.landmarks import Pairs, pair, read_points
 from inrreg.optimization import Emit, Run
 from inrreg.prealignment import prealign
 from inrreg.problem import Problem
 from inrreg.protocol import Job, UserError
 from inrreg.torch_maps import differentiable
 from inrreg.transforms import Affine, DisplacementGrid, PointMap, SitkTransform, sample_on
+from inrreg.tuning import Tuning, tune
+from inrreg.versions import versions
 
 
 def register(
@@ -45,7 +50,6 @@ def register(
     `emit`; `cancelled` is asked between steps. Raises `UserError` for what the user can mend,
     `inrreg.optimization.Cancelled` after a cancel.
     """
-    job = _absolute(job)
     log: list[str] = []
 
     def logged(kind: str, data: dict[str, Any]) -> None:
@@ -55,30 +59,39 @@ def register(
 
     with _partial(Path(output)) as folder:
         run = Run(logged, cancelled, seed=job.seed, time_budget=job.time_budget)
-        deformation, problem = solve(job, run)
+        deformation, problem, tuning = solve(job, run)
         seconds = run.seconds()
-        metrics = evaluation.of_result(deformation, problem, job)
-        settings = {"preset": job.preset, "settings": job.settings().to_dict(), "seed": job.seed}
+        judging = tuning.judging if tuning else slice(None)
+        metrics = evaluation.of_result(deformation, problem, job, judging)
+        if tuning:
+            metrics["alpha"] = {"chosen": tuning.chosen, "criterion": tuning.criterion}
+        settings = {"preset": job.preset, "settings": job.settings().to_dict()}
+        settings |= {"seed": job.seed, "ensemble": job.ensemble}
+        settings |= {"versions": versions(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         metrics = {"seconds": seconds, "device": device_name(problem.device), **settings, **metrics}
         for code, message in evaluation.doubts(metrics):
             logged("warning", {"code": code, "message": message})
         deformation.save(folder)
-        job.save(folder)
+        if tuning:
+            tuning.save(folder, deformation)
+        _save_masks(job, problem, folder)
+        _absolute(job).save(folder)
         protocol.write_json(folder / "metrics.json", metrics)
         (folder / "log.txt").write_text("\n".join([*log, f"finished after {seconds:.1f} s", ""]), encoding="utf-8")
         run.check_cancelled()
     return metrics
 
 
-def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
-    """Read the job's files, align, optimize: the deformation and the problem it solves. Writes nothing."""
+def solve(job: Job, run: Run) -> tuple[Deformation, Problem, Tuning | None]:
+    """Read the job's files, align, optimize: the deformation and the problem it solves. Writes nothing.
+
+    Of a conditioned field also the choice of alpha, and what led to it.
+    """
     settings, preset = job.settings(), protocol.preset(job.preset)
     if job.prior:
         raise UserError("prior", f"The preset '{job.preset}' takes no prior.", "Leave it out.")
     device = choose_device(job.device)
-    if job.threads:
-        torch.set_num_threads(job.threads)
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(job.threads)
+    _use_threads(job.threads)
     fixed, moving = read_image(job.fixed, "fixed"), read_image(job.moving, "moving")
     masks = [
         read_mask(path, f"{name} mask", image) if path else None
@@ -89,27 +102,65 @@ def solve(job: Job, run: Run) -> tuple[Deformation, Problem]:
         for path, name, image in ((job.fixed_labels, "fixed", fixed), (job.moving_labels, "moving", moving))
     ]
     _check_landmarks(job, fixed, moving)
-    problem = Problem(fixed, moving, *masks, *labels, device=device, seed=job.seed)
+    guides = _guides(job, fixed, moving)
+    problem = Problem(fixed, moving, *masks, *labels, device=device, seed=job.seed, guidance=guides)
     before = _before(job, problem, run)
     problem.before = differentiable(before, problem.frame, device)
     problem.check_overlap()
     method = importlib.import_module(f"inrreg.methods.{preset.method}")
     try:
-        field = method.fit(problem, settings, run)
+        if job.ensemble == 1:
+            field = method.fit(problem, settings, run)
+        else:
+            members = (
+                method.fit(dataclasses.replace(problem, seed=each.seed), settings, each).freeze()
+                for each in run.members(job.ensemble)
+            )
+            field = Ensemble(list(members))
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
         raise UserError(
             "memory", "The device has too little free memory for this registration.", "Choose the CPU, or fewer points."
         ) from None
-    return Deformation(field.freeze(), problem.frame, problem.grid, before), problem
+    tuning = None if field.alpha is None else tune(field, problem, job, run)
+    return Deformation(field.freeze(), problem.frame, problem.grid, before), problem, tuning
+
+
+@cache
+def _automatic_threads() -> tuple[int, int]:
+    """What torch and ITK took for themselves when this process began."""
+    return torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+
+
+def _use_threads(count: int) -> None:
+    """Let torch and ITK use that many threads, 0 for as many as they like: also after a job that wanted few."""
+    for_torch, for_itk = _automatic_threads()
+    torch.set_num_threads(count or for_torch)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count or for_itk)
 
 
 def _check_landmarks(job: Job, fixed: sitk.Image, moving: sitk.Image) -> None:
     """Raise `UserError` for landmarks that could not be evaluated, before minutes are spent."""
     if job.fixed_landmarks:
-        ends = read_points(job.fixed_landmarks, fixed), read_points(job.moving_landmarks, moving)
-        target_registration_error(*(points.positions for points in ends))
+        pair(read_points(job.fixed_landmarks, fixed), read_points(job.moving_landmarks, moving))
+
+
+def _guides(job: Job, fixed: sitk.Image, moving: sitk.Image) -> Pairs | None:
+    """The pairs that guide. Raises `UserError` (code `points`) where one list has points that the other has not."""
+    if not job.guide_fixed:
+        return None
+    pairs = pair(read_points(job.guide_fixed, fixed), read_points(job.guide_moving, moving))
+    if missing := [name for names in pairs.missing.values() for name in names]:
+        raise UserError("points", f"These guiding points have no partner: {', '.join(missing)}.", "Complete the pairs.")
+    return pairs
+
+
+def _save_masks(job: Job, problem: Problem, folder: Path) -> None:
+    """Keep the masks that were made, for whoever looks at the result."""
+    for name, mask in (("fixed_mask", problem.fixed_mask), ("moving_mask", problem.moving_mask)):
+        if getattr(job, name) in protocol.AUTOMATIC_MASKS:
+            write_image(mask, folder / f"{name}.nrrd")
 
 
 def _before(job: Job, problem: Problem, run: Run) -> tuple[PointMap, ...]:
@@ -151,8 +202,7 @@ def storable(transform: PointMap, grid: Grid, after: Affine | None = None) -> Po
 
 def _absolute(job: Job) -> Job:
     """The job with absolute file names, which its copy in the result needs."""
-    files = {name: getattr(job, name) for name in Job.FILES}
-    return dataclasses.replace(job, **{name: os.path.abspath(path) for name, path in files.items() if path})
+    return dataclasses.replace(job, **{name: os.path.abspath(path) for name, path in job.files().items()})
 
 
 _OURS = (
@@ -163,13 +213,18 @@ _OURS = (
     "log.txt",
     "displacement.nrrd",
     "deformable.nrrd",
+    "fixed_mask.nrrd",
+    "moving_mask.nrrd",
+    "inverse_displacement.nrrd",
+    "uncertainty.nrrd",
+    "alpha.json",
 )
 
 
 def _is_result(folder: Path) -> bool:
     """Whether a folder is empty or holds a result of ours and nothing else, so that it may be replaced."""
     names = [path.name for path in folder.iterdir()]
-    ours = all(name in _OURS or name.startswith("before_") for name in names)
+    ours = all(name in _OURS or name.startswith(("before_", "alpha_")) for name in names)
     return not names or (ours and {"job.json", "model.json"} <= set(names))
 
 
@@ -198,7 +253,8 @@ def _partial(output: Path):
             "Choose a new or an empty output folder.",
         )
     try:
-        yield folder
+        # A relative name where a relative one was asked for: some readers of files know ASCII only.
+        yield folder if output.is_absolute() else Path(os.path.relpath(folder))
         _replace(target, folder)
     except OSError as error:
         raise UserError(

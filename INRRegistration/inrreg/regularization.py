@@ -1,4 +1,4 @@
-"""Regularization losses: plain functions of a jet's derivatives at N points, in normalized units.
+"""Regularization losses: plain functions of a jet's derivatives, or of two fields, at N points, in normalized units.
 
 One scale is shared by coordinates and displacements, so first derivatives are what they are in mm; second
 derivatives are the ones in 1/mm times the scale of the frame.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from inrreg.fields import Field
 
 
 def curvature(laplacian: Tensor) -> Tensor:
@@ -35,6 +37,22 @@ def jacobian_deviation(jacobian: Tensor) -> Tensor:
     return (determinant(jacobian) - 1).abs().mean()
 
 
+def hyperelastic(jacobian: Tensor) -> Tensor:
+    """Mean hyperelastic energy, all three parts weighing 1, as IDIR has it (Burger et al. 2013). (N, 3, 3).
+
+    With F = I + grad u: length 0.5 |grad u|^2, area max(c - 1, 0)^2 for the squared length c of each column of F's
+    cofactor matrix, volume (det - 1)^4 / det^2. The latter's pole at det = 0 is cut off at |det| = 0.01.
+    """
+    f = jacobian + torch.eye(3, dtype=jacobian.dtype, device=jacobian.device)
+    rows = [torch.linalg.cross(f[:, (i + 1) % 3], f[:, (i + 2) % 3]) for i in range(3)]
+    cofactors = torch.stack(rows, 1)
+    det = torch.linalg.vecdot(f[:, 0], rows[0])
+    length = 0.5 * jacobian.square().sum((1, 2))
+    area = torch.relu(cofactors.square().sum(1) - 1).square().sum(1)
+    volume = (det - 1) ** 4 / det.square().clamp(min=1e-4)
+    return (length + area + volume).mean()
+
+
 def jacobian_shrinkage(jacobian: Tensor) -> Tensor:
     """Mean ReLU(1 - det), Gebauer et al., equation 7. (N, 3, 3).
 
@@ -42,6 +60,21 @@ def jacobian_shrinkage(jacobian: Tensor) -> Tensor:
     what is built here, since it acts before anything folds.
     """
     return torch.relu(1 - determinant(jacobian)).mean()
+
+
+def symmetric_jacobian(jacobian: Tensor, low: float = 0.1, high: float = 10.0) -> Tensor:
+    """Mean (det - 1) + (1/det - 1), det clipped to [low, high]: ccIDIR's, the same for a map and its inverse.
+
+    `jacobian` (N, 3, 3).
+    """
+    det = determinant(jacobian).clamp(low, high)
+    return (det + 1 / det).mean() - 2
+
+
+def cycle_distance(there: Field, back: Field, points: Tensor) -> Tensor:
+    """Mean distance of points x (N, 3) from g(f(x)), normalized: f is x + there(x), g is y + back(y) (ccIDIR)."""
+    displacement = there.value(points)
+    return (displacement + back.value(points + displacement)).norm(dim=-1).mean()
 
 
 def isotropic_total_variation(jacobian: Tensor, smoothing: float = 1e-3) -> Tensor:

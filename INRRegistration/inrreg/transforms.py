@@ -14,6 +14,7 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
+from inrreg.dicom import is_dicom, read_registration
 from inrreg.geometry import Grid
 from inrreg.protocol import UserError
 
@@ -169,7 +170,8 @@ def read_transform(path: str | Path) -> PointMap:
     """A transform file: a displacement field image, or anything that SimpleITK reads as a transform.
 
     A field is taken as ITK and Slicer's *from parent* take it, at fixed-space points the vector to moving space,
-    unless its NRRD header's `displacement field type` says `modeling`: then it is inverted.
+    unless its NRRD header's `displacement field type` says `modeling`: then it is inverted. A DICOM registration
+    object needs pydicom.
     Raises `UserError` (code `file` or `transform`) for a missing or unusable file.
     """
     path = Path(path)
@@ -182,6 +184,8 @@ def read_transform(path: str | Path) -> PointMap:
             return simplify(sitk.ReadTransform(str(path)))
         except RuntimeError:
             raise UserError("transform", f"The file {path} cannot be read as a transform.") from None
+    if is_dicom(path):
+        return read_registration(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError:
@@ -197,18 +201,21 @@ def read_transform(path: str | Path) -> PointMap:
 
 @dataclass(frozen=True)
 class Inverse:
-    """The numerical inverse of a map."""
+    """The numerical inverse of a map; the search begins at the values of `near`, where there is such a map."""
 
     transform: PointMap
+    near: PointMap | None = None
 
     def map(self, points: np.ndarray) -> np.ndarray:
-        return invert(self.transform, points)
+        return invert(self.transform, points, start=None if self.near is None else self.near.map(points))
 
 
 def simplify(transform: sitk.Transform) -> PointMap:
     """A SimpleITK transform as the plainest map that equals it."""
     if transform.GetDimension() != 3:
         raise UserError("transform", "The transform is not three-dimensional.")
+    if transform.GetTransformEnum() == sitk.sitkDisplacementField:
+        return DisplacementGrid.of(sitk.DisplacementFieldTransform(transform).GetDisplacementField())
     if not transform.IsLinear():
         return SitkTransform(transform)
     origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))

@@ -7,26 +7,28 @@ owned it is gone, however it went.
 
 Commands are `inrreg.protocol.COMMANDS`. `cancel` names by its request id the job to cancel. `register` may
 carry `resample: true`: the moving image is then also resampled onto the fixed grid, and the `result` event
-names that file as `resampled`.
+names that file as `resampled`. `alpha` evaluates a conditioned result, which stays in memory for the next one.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
+import dataclasses
 import math
 import os
-import platform
 import queue
 import shutil
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from inrreg import protocol
 from inrreg.protocol import Job, Message, UserError
+from inrreg.versions import versions
 
 HEARTBEAT = 1.0
 """Seconds between heartbeats during a job."""
@@ -62,6 +64,8 @@ class Worker:
         self._queue: queue.Queue[Message] = queue.Queue()
         self._lock = threading.Lock()
         self._request: str | None = None
+        self._newest: Message | None = None
+        self._tuned: tuple[tuple[str, int], Any] = (("", 0), None)
         self._cancel = threading.Event()
 
     def run(self) -> None:
@@ -69,7 +73,11 @@ class Worker:
         threading.Thread(target=self._read_commands, daemon=True, name="commands").start()
         self._hello()
         while True:
-            self._register(self._queue.get())
+            message = self._queue.get()
+            if message.kind == "alpha":
+                self._evaluate(message)
+            else:
+                self._register(message)
 
     # ------------------------------------------------------------------------------------- commands
 
@@ -98,7 +106,9 @@ class Worker:
         else:
             with self._lock:
                 busy = self._request is not None
-                if not busy:
+                if message.kind == "alpha":
+                    self._newest = message
+                elif not busy:
                     self._request = message.request
                     self._cancel.clear()
             if busy:
@@ -146,29 +156,33 @@ class Worker:
             self._error(error, *names)
 
     def _run_job(self, message: Message) -> dict[str, Any]:
-        folder = Path(message.data["folder"])
-        output = folder / "result"
+        folder = Path(message.data["folder"]).resolve()
 
         def emit(kind: str, data: dict[str, Any]) -> None:
             self._events.send(kind, data, message.request, message.job)
 
         job = Job.load(folder)
+        # Before the working directory changes: they are found from there.
         from inrreg.optimization import Cancelled
         from inrreg.registration import register
 
-        def stop_if_cancelled() -> None:
-            if self._cancel.is_set():
-                shutil.rmtree(output, ignore_errors=True)
-                raise Cancelled
+        with working_in(folder):
+            job = dataclasses.replace(job, **{name: os.path.relpath(path) for name, path in job.files().items()})
+            output = Path("result")
 
-        stop_if_cancelled()
-        metrics = register(job, output, emit=emit, cancelled=self._cancel.is_set)
-        check_result(output)
-        data = {"folder": str(output), "metrics": metrics}
-        stop_if_cancelled()
-        if message.data.get("resample"):
-            data["resampled"] = str(resample(job, output, folder / "resampled.nrrd"))
+            def stop_if_cancelled() -> None:
+                if self._cancel.is_set():
+                    shutil.rmtree(output, ignore_errors=True)
+                    raise Cancelled
+
             stop_if_cancelled()
+            metrics = register(job, output, emit=emit, cancelled=self._cancel.is_set)
+            check_result(output)
+            data = {"folder": str(folder / output), "metrics": metrics}
+            stop_if_cancelled()
+            if message.data.get("resample"):
+                data["resampled"] = str(folder / resample(job, output, Path("resampled.nrrd"), self._cancel.is_set))
+                stop_if_cancelled()
         return data
 
     def _beat(self, stopped: threading.Event, request: str, job: str) -> None:
@@ -183,6 +197,32 @@ class Worker:
             sys.stderr.flush()
         data = {"code": known.code, "message": known.message, "hint": known.hint}
         self._events.send("error", data, request, job)
+
+    # ---------------------------------------------------------------------------------------- alpha
+
+    def _evaluate(self, message: Message) -> None:
+        """Answer one `alpha` command, unless a newer one waits."""
+        names = (message.request, message.job)
+        if message is not self._newest:
+            self._events.send("cancelled", {}, *names)
+            return
+        try:
+            data = message.data
+            path = write_at(self._result(Path(data["folder"])), data["alpha"], data.get("spacing"), Path(data["path"]))
+        except Exception as raised:
+            self._error(raised, *names)
+        else:
+            self._events.send("alpha", {"alpha": data["alpha"], "path": str(path)}, *names)
+
+    def _result(self, folder: Path) -> Any:
+        """The deformation in a result folder, read once."""
+        from inrreg.deformation import Deformation
+
+        model = folder / "model.json"
+        key = str(model), model.stat().st_mtime_ns if model.is_file() else 0
+        if self._tuned[0] != key:
+            self._tuned = key, Deformation.load(folder)
+        return self._tuned[1]
 
 
 # ------------------------------------------------------------------------------------------- pieces
@@ -212,17 +252,6 @@ def explain(error: BaseException) -> UserError:
     return UserError("internal", f"The registration failed unexpectedly ({type(error).__name__}: {text}).", hint)
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter, without importing them; absent ones left out."""
-    found = {"python": platform.python_version(), "protocol": str(protocol.VERSION)}
-    for package in ("torch", "numpy", "SimpleITK", "safetensors"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def check_result(folder: Path) -> None:
     """Read a result folder back. Raises `UserError` (code `result`) where it is incomplete or damaged."""
     import numpy as np
@@ -240,20 +269,71 @@ def check_result(folder: Path) -> None:
         raise UserError("result", "The resulting displacement field holds values that are no numbers.", hint)
 
 
-def resample(job: Job, result: Path, path: Path) -> Path:
-    """Write the moving image resampled onto the fixed grid with the result's displacement; returns `path`."""
+def resample(job: Job, result: Path, path: Path, cancelled: Callable[[], bool] = lambda: False) -> Path:
+    """Write the moving image resampled onto the fixed grid with the result's displacement; returns `path`.
+
+    Cancelled on the way it writes nothing.
+    """
     import SimpleITK as sitk
 
     from inrreg.warping import padding_value
 
-    # ITK's own transform, on all cores at once: the fixed grid may hold a hundred million voxels.
+    # ITK's own transform, the whole grid at once: it may hold a hundred million voxels.
     field = sitk.ReadImage(str(result / "displacement.nrrd"), sitk.sitkVectorFloat64)
-    transform = sitk.DisplacementFieldTransform(field)
     moving = sitk.ReadImage(job.moving)
-    warped = sitk.Resample(moving, sitk.ReadImage(job.fixed), transform, sitk.sitkLinear, padding_value(moving))
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetReferenceImage(sitk.ReadImage(job.fixed))
+    resampler.SetTransform(sitk.DisplacementFieldTransform(field))
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetDefaultPixelValue(padding_value(moving))
+    resampler.SetNumberOfThreads(job.threads or os.cpu_count() or 1)
+    resampler.AddCommand(sitk.sitkProgressEvent, lambda: resampler.Abort() if cancelled() else None)
+    try:
+        warped = resampler.Execute(moving)
+    except RuntimeError:  # SimpleITK's word for an abort, too
+        if not cancelled():
+            raise
+        return path
     partial = path.with_name("partial-" + path.name)
     sitk.WriteImage(warped, str(partial), False)
     partial.replace(path)
+    return path
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """The folder as working directory, so that relative names will do.
+
+    On Windows SimpleITK's readers fail on absolute names with letters beyond the code page. Left again at the end,
+    since Windows removes no folder that a process works in.
+    """
+    before = Path.cwd()
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        hint = "Choose another temporary folder in Slicer's settings, with a shorter name."
+        raise UserError("file", f"The folder {folder} cannot be used ({error.strerror}).", hint) from None
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def write_at(deformation: Any, alpha: Any, spacing: Any, path: Path) -> Path:
+    """Write a conditioned deformation's displacement at an alpha, on a grid of about `spacing` mm or its own.
+
+    The file appears complete or not at all. Raises `UserError` (code `alpha`) for what are no such numbers.
+    """
+    import SimpleITK as sitk
+
+    from inrreg.images import atomic
+
+    for value in (alpha, 1.0 if spacing is None else spacing):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UserError("alpha", "An alpha and a spacing are numbers.")
+    field = deformation.at(alpha, spacing).displacement_field()
+    with atomic(path) as partial:
+        sitk.WriteImage(field, str(partial), False)
     return path
 
 

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from inrreg.fields import Dual, Field, Lattice, LatticeGeometry, Separable, Siren, from_spec
+from inrreg.fields import (
+    Conditioned,
+    Cycle,
+    Dual,
+    Ensemble,
+    Field,
+    Lattice,
+    LatticeGeometry,
+    Separable,
+    Siren,
+    from_spec,
+)
+from inrreg.fields.base import Jet
+from inrreg.fields.cycle import invert
 from inrreg.geometry import Frame, Grid
 
 OBLIQUE = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
@@ -25,6 +40,19 @@ def dual(fine: bool = True) -> Dual:
     return field
 
 
+def calm(seed: int, share: float = 0.3) -> Siren:
+    """A network whose map x + u(x) does not fold."""
+    field = Siren(24, 3, 8.0, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        field.layers[-1].weight.mul_(share)
+        field.layers[-1].bias.mul_(share)
+    return field
+
+
+def cycle() -> Cycle:
+    return Cycle(calm(5), calm(6))
+
+
 def lattice() -> Lattice:
     networks = [Siren(16, 2, 9.0, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4)]
     return Lattice(networks, LatticeGeometry.covering(GRID, FRAME, 9.0))
@@ -41,6 +69,20 @@ def residual() -> Lattice:
     return field
 
 
+def conditioned(seed: int = 5) -> Conditioned:
+    """A conditioned network whose harmonizer answers something else at every alpha."""
+    generator = torch.Generator().manual_seed(seed)
+    field = Conditioned(16, 3, 9.0, 0.3, generator=generator)
+    torch.nn.init.normal_(field.harmonizer[-1].weight, 0, 0.1, generator=generator)
+    torch.nn.init.normal_(field.harmonizer[-1].bias, 0, 0.1, generator=generator)
+    return field
+
+
+def conditioned_lattice() -> Lattice:
+    networks = [conditioned(seed) for seed in (6, 7)]
+    return Lattice(networks, LatticeGeometry.covering(GRID, FRAME, 9.0))
+
+
 FIELDS = {
     "siren": siren,
     "separable": separable,
@@ -48,7 +90,10 @@ FIELDS = {
     "dual without its fine branch": lambda: dual(False),
     "lattice": lattice,
     "lattice with a residual": residual,
+    "conditioned": conditioned,
+    "conditioned lattice": conditioned_lattice,
 }
+CONDITIONED = [name for name in FIELDS if name.startswith("conditioned")]
 
 
 def inside(count: int, dtype: torch.dtype) -> torch.Tensor:
@@ -104,6 +149,29 @@ def test_gradients_of_derivatives_reach_the_weights(name: str) -> None:
             weight.view(-1)[entry] += shift
         values.append(field.jet(x, 2, trace=True).laplacian.square().sum().item())
     assert found == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
+
+
+@pytest.mark.parametrize(("order", "trace"), [(1, False), (2, True), (2, False)])
+@pytest.mark.parametrize("hidden", [1, 3])
+def test_gradients_of_a_sirens_jet_equal_finite_differences(order: int, trace: bool, hidden: int) -> None:
+    field = Siren(5, hidden, 3.0, generator=torch.Generator().manual_seed(1)).double()
+    names = [name for name, _ in field.named_parameters()]
+
+    def jet(x: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        class Call(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.field = field
+
+            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                found = self.field.jet(x, order, trace=trace)
+                return tuple(t for t in (found.value, found.jacobian, found.laplacian, found.hessian) if t is not None)
+
+        given = {f"field.{name}": weight for name, weight in zip(names, weights, strict=True)}
+        return torch.func.functional_call(Call(), given, (x,))
+
+    weights = [parameter.detach().clone().requires_grad_(True) for parameter in field.parameters()]
+    assert torch.autograd.gradcheck(jet, (inside(3, torch.float64).requires_grad_(True), *weights))
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -185,6 +253,14 @@ def test_a_spline_reproduces_cubic_polynomials_between_its_nodes() -> None:
     assert field.kinks(field.coefficients()).abs().max() < 1e-8
 
 
+def test_a_lattice_on_a_grid_equals_it_point_by_point() -> None:
+    field, grid = lattice().freeze(), GRID.resampled(2.3)
+    points = torch.as_tensor(FRAME.normalize(grid.points()), dtype=torch.float32)
+    assert torch.allclose(
+        field.on_grid(grid, FRAME), field.dense(points.reshape(-1, 3)).reshape(points.shape), atol=1e-6
+    )
+
+
 def test_several_networks_are_averaged() -> None:
     field, x = lattice(), inside(50, torch.float32)
     single = [Lattice([network], field.geometry).value(x) for network in field.networks]
@@ -206,3 +282,142 @@ def test_a_residual_is_added_at_the_nodes() -> None:
     with_it = residual()
     without = Lattice([with_it.networks[0]], with_it.geometry)
     assert torch.allclose(with_it.coefficients() - without.coefficients(), with_it.residual, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------ several estimates in one
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-3)])
+def test_a_cycles_derivatives_equal_nested_autograd(dtype: torch.dtype, tolerance: float) -> None:
+    x = inside(64, dtype)
+    exact = nested(cycle().to(torch.float64), x.double())
+    field = cycle().to(dtype).freeze()
+    jet, traced = field.jet(x, 2), field.jet(x, 2, trace=True)
+    assert relative(jet.value, exact[0]) < tolerance
+    assert relative(jet.jacobian, exact[1]) < tolerance
+    assert relative(jet.hessian, exact[2]) < tolerance
+    assert relative(traced.laplacian, exact[2].diagonal(dim1=2, dim2=3).sum(-1)) < tolerance
+
+
+def test_a_cycle_is_the_midpoint_of_both_networks_and_their_distance() -> None:
+    field, x = cycle().to(torch.float64).freeze(), inside(200, torch.float64)
+    forward = x + field.there.value(x)
+    y = 2 * (x + field.value(x)) - forward
+    assert torch.allclose(y + field.back.value(y), x, atol=1e-12)
+    assert torch.allclose(field.uncertainty(x), (forward - y).norm(dim=-1), atol=1e-12)
+
+
+def test_networks_that_agree_leave_no_uncertainty() -> None:
+    class Shift(Field):
+        kind = "shift-for-test"
+
+        def __init__(self, amount: float = 0.0) -> None:
+            super().__init__()
+            self.amount = torch.nn.Parameter(torch.tensor([amount, 0.0, -amount]))
+
+        def value(self, x):
+            return self.amount.expand_as(x)
+
+        def jet(self, x, order, *, trace=False):
+            return Jet(self.value(x), torch.zeros(len(x), 3, 3, dtype=x.dtype))
+
+        def spec(self):
+            return {"kind": self.kind}
+
+    x = inside(50, torch.float32)
+    agreed, apart = Cycle(Shift(0.2), Shift(-0.2)).freeze(), Cycle(Shift(0.2), Shift(-0.3)).freeze()
+    assert agreed.uncertainty(x).max() < 1e-6
+    assert torch.allclose(agreed.dense(x), Shift(0.2).value(x), atol=1e-6)
+    assert torch.allclose(apart.uncertainty(x), torch.full((50,), 0.1 * 2**0.5), atol=1e-6)
+    assert torch.allclose(apart.dense(x), Shift(0.25).value(x), atol=1e-6)
+
+
+def test_where_a_map_folds_the_nearest_approach_is_found_and_its_distance_told() -> None:
+    x = inside(400, torch.float64)
+    wild = calm(7, share=4.0).to(torch.float64).freeze()
+    y, left = invert(wild, x, x.clone())
+    assert torch.allclose((y + wild.value(y) - x).norm(dim=-1), left)
+    assert (left <= wild.value(x).norm(dim=-1)).all()
+    assert (left > 1e-3).any()
+    assert (left < 1e-12).any()
+    assert (Cycle(calm(5).double(), wild).freeze().uncertainty(x) >= left.min()).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_an_ensemble_is_the_median_of_its_members(count: int) -> None:
+    members = [calm(seed).to(torch.float64) for seed in range(10, 10 + count)]
+    field, x = Ensemble(members), inside(64, torch.float64)
+    values = np.stack([member.value(x).detach().numpy() for member in members])
+    median = np.median(values, axis=0)
+    assert np.allclose(field.value(x).detach().numpy(), median)
+    assert np.allclose(field.dense(x).numpy(), median)
+    spread = np.sqrt(np.mean(np.sum((values - median) ** 2, -1), 0))
+    assert np.allclose(field.uncertainty(x).numpy(), spread)
+    assert relative(field.jet(x, 1).jacobian, nested(field, x)[1]) < 1e-12
+
+
+def test_one_stray_member_does_not_move_an_ensemble() -> None:
+    good, stray, x = calm(1), calm(2, share=30.0), inside(100, torch.float32)
+    field = Ensemble([good, stray, good]).freeze()
+    assert torch.equal(field.dense(x), good.dense(x))
+    assert (field.uncertainty(x) > 0).all()
+
+
+@pytest.mark.parametrize("make", [cycle, lambda: Ensemble([lattice(), cycle(), siren()])])
+def test_nested_fields_come_back_from_description_and_weights(make: Callable[[], Field]) -> None:
+    field, x = make().freeze(), inside(40, torch.float32)
+    again = from_spec(field.spec())
+    again.load_state_dict(field.state_dict())
+    assert torch.equal(again.freeze().dense(x), field.dense(x))
+    assert torch.equal(again.uncertainty(x), field.uncertainty(x))
+
+
+# ----------------------------------------------------------------------------------------- conditioned
+
+
+def test_a_conditioned_network_has_the_published_activation() -> None:
+    field, x = conditioned().double(), inside(20, torch.float64)
+    raw = field.harmonizer(torch.tensor([2 * 0.3 - 1], dtype=torch.float64)).reshape(3, 4, 16)
+    y = x
+    for layer, (a, b, c, d) in zip(field.layers, raw, strict=False):
+        y = (1 + a) * torch.sin((1 + b) * 9.0 * layer(y) + c) + d
+    assert torch.allclose(field.value(x), field.layers[-1](y), atol=1e-12)
+
+
+def test_the_harmonizer_is_the_published_one_and_does_nothing_at_the_start() -> None:
+    field, x = Conditioned(24, 3, 12.0, generator=torch.Generator().manual_seed(1)), inside(20, torch.float32)
+    assert [type(part).__name__ for part in field.harmonizer] == ["Linear", "LayerNorm", "SiLU"] * 3 + ["Linear"]
+    assert [part.out_features for part in field.harmonizer[::3]] == [128, 64, 32, 4 * 3 * 24]
+    for alpha in (0.0, 1.0):
+        assert torch.allclose(field.at(alpha).value(x), siren().value(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_a_conditioned_field_at_an_alpha_is_an_ordinary_one(name: str) -> None:
+    field, x = FIELDS[name](), inside(50, torch.float32)
+    fixed = field.at(0.8)
+    assert fixed.alpha is None
+    assert field.alpha == 0.3
+    assert not torch.allclose(fixed.dense(x), field.dense(x), atol=1e-3)
+    field.alpha = 0.8
+    assert torch.equal(fixed.dense(x), field.dense(x))
+    again = from_spec(fixed.spec())
+    again.load_state_dict(fixed.state_dict())
+    assert torch.equal(again.dense(x), fixed.dense(x))
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_a_frozen_field_follows_its_alpha(name: str) -> None:
+    field, x = FIELDS[name]().freeze(), inside(50, torch.float32)
+    before = field.dense(x)
+    field.alpha = 0.8
+    assert torch.equal(field.dense(x), field.at(0.8).dense(x))
+    assert not torch.equal(field.dense(x), before)
+
+
+@pytest.mark.parametrize("name", ["siren", "dual", "lattice"])
+def test_a_field_of_one_training_has_no_alpha(name: str) -> None:
+    field = FIELDS[name]()
+    assert field.alpha is None
+    with pytest.raises(ValueError, match="no scale"):
+        field.at(0.5)

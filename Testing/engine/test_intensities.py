@@ -76,3 +76,11 @@ def test_an_image_that_is_not_finite_is_refused(value: float) -> None:
 def test_a_constant_image_is_refused() -> None:
     with pytest.raises(UserError, match="same value everywhere"):
         check(np.full((3, 3, 3), 7), "moving")
+
+
+@pytest.mark.parametrize("low", [-1000.0, 0.0])
+def test_normalized_values_are_single_precision_and_the_image_is_left_alone(low: float) -> None:
+    array = np.random.default_rng(0).uniform(low, low + 1500, (5, 6, 7)).astype(np.float32)
+    before = array.copy()
+    assert normalize(array).dtype == np.float32
+    assert np.array_equal(array, before)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from inrreg.landmarks import Points, read_points, write_points
+from inrreg.landmarks import Points, pair, read_points, write_points
 from inrreg.protocol import UserError
 
 POSITIONS = np.array([[1.5, -2.0, 3.25], [0.1, 1e-17, -1e5], [np.pi, 4.0, 5.0]])
@@ -232,3 +232,44 @@ def test_what_slicer_writes_is_read(tmp_path, mrml, name, system):
     points = read_points(tmp_path / name)
     np.testing.assert_allclose(points.positions, POSITIONS, atol=1e-6)
     assert points.labels == ("a, b",) * 3
+
+
+# ------------------------------------------------------------------------------------------- pairs
+
+
+def listed(*labels: str, start: float = 0.0) -> Points:
+    """A point for each label, at different places."""
+    return Points(start + np.arange(3.0 * len(labels)).reshape(-1, 3), labels=labels)
+
+
+def test_pairs_are_matched_by_label_whatever_the_order():
+    pairs = pair(listed("a", "b", "c"), listed("c", "x", "a", start=100))
+    assert pairs.matched_by == "label"
+    assert pairs.names == ("a", "c")
+    np.testing.assert_array_equal(pairs.fixed, [[0, 1, 2], [6, 7, 8]])
+    np.testing.assert_array_equal(pairs.moving, [[106, 107, 108], [100, 101, 102]])
+    assert pairs.missing == {"fixed": ("b",), "moving": ("x",)}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving"),
+    [
+        (("F-1", "F-2"), ("M-1", "M-2")),  # Slicer's own, after the lists' names
+        (("a", "a"), ("a", "b")),  # not unique
+        (("a", ""), ("a", "b")),  # incomplete
+        ((), ("a", "b")),
+    ],
+)
+def test_pairs_are_matched_by_order_where_labels_do_not_tell(fixed, moving):
+    one, other = Points(POSITIONS[:2], labels=fixed), Points(POSITIONS[1:], labels=moving)
+    pairs = pair(one, other)
+    assert pairs.matched_by == "order"
+    assert pairs.missing == {"fixed": (), "moving": ()}
+    assert pairs.names == (fixed or ("1", "2"))
+    np.testing.assert_array_equal(pairs.moving, POSITIONS[1:])
+
+
+def test_pairs_by_order_need_equal_numbers():
+    with pytest.raises(UserError, match="2 fixed and 3 moving landmarks") as caught:
+        pair(listed("a", "b"), listed("x", "y", "z"))
+    assert caught.value.code == "points"

@@ -10,12 +10,15 @@ from scipy.ndimage import gaussian_filter
 from inrreg.regularization import (
     bending,
     curvature,
+    cycle_distance,
     determinant,
     folding,
+    hyperelastic,
     isotropic_total_variation,
     jacobian_deviation,
     jacobian_shrinkage,
     kinks,
+    symmetric_jacobian,
 )
 from inrreg.similarity import GaussianWindow, LocalNcc, lobe_cross_entropy, ncc_loss
 
@@ -152,6 +155,50 @@ def test_jacobian_terms_of_a_uniform_scaling() -> None:
     assert jacobian_shrinkage(scaling(0.5)).item() == pytest.approx(1 - 1 / 8)
 
 
+def test_symmetric_jacobian_is_the_same_for_a_map_and_its_inverse() -> None:
+    eye = torch.eye(3, dtype=torch.float64)
+    jacobian = 0.2 * (random(20, 3, 3) - 0.5)
+    inverse = torch.linalg.inv(jacobian + eye) - eye
+    assert symmetric_jacobian(jacobian).item() == pytest.approx(symmetric_jacobian(inverse).item(), rel=1e-9)
+    assert symmetric_jacobian(eye.expand(5, 3, 3)).item() == pytest.approx(7 - 7 / 8)
+    assert symmetric_jacobian((-1.5 * eye).expand(5, 3, 3)).item() == pytest.approx(-0.9 + 9)  # folded: clipped at 0.1
+
+
+def test_cycle_distance_of_two_translations() -> None:
+    class Translation:
+        def __init__(self, *shift: float) -> None:
+            self.shift = torch.tensor(shift)
+
+        def value(self, x: torch.Tensor) -> torch.Tensor:
+            return self.shift.expand_as(x)
+
+    points = random(10, 3).float()
+    assert cycle_distance(Translation(0.3, 0, 0), Translation(-0.3, 0.4, 0), points).item() == pytest.approx(0.4)
+    assert cycle_distance(Translation(0.3, 0, 0), Translation(-0.3, 0, 0), points).item() == pytest.approx(0)
+
+
+def test_hyperelastic_energy_of_a_scaling_and_a_shear() -> None:
+    def energy(matrix: list[list[float]]) -> float:
+        return hyperelastic((torch.tensor(matrix, dtype=torch.float64) - torch.eye(3)).expand(4, 3, 3)).item()
+
+    # twice as large: |grad u|^2 = 3, each column of the cofactors is 4 long, det = 8
+    assert energy([[2, 0, 0], [0, 2, 0], [0, 0, 2]]) == pytest.approx(1.5 + 3 * 15**2 + 7**4 / 64)
+    # x + 2 y keeps the volume; its cofactors are I but for -2 below the diagonal: columns of squared length 5, 1, 1
+    assert energy([[1, 2, 0], [0, 1, 0], [0, 0, 1]]) == pytest.approx(2 + 4**2)
+    # flattened to nothing the volume term stays finite
+    assert energy([[0, 0, 0], [0, 1, 0], [0, 0, 1]]) == pytest.approx(0.5 + 1e4)
+
+
+def test_hyperelastic_cofactors_equal_det_times_inverse_transposed() -> None:
+    jacobian = 0.3 * (random(20, 3, 3) - 0.5)
+    f = jacobian + torch.eye(3, dtype=torch.float64)
+    det = torch.linalg.det(f)
+    cofactors = det[:, None, None] * torch.linalg.inv(f).mT
+    area = torch.relu(cofactors.square().sum(1) - 1).square().sum(1)
+    expected = 0.5 * jacobian.square().sum((1, 2)) + area + (det - 1) ** 4 / det**2
+    assert hyperelastic(jacobian).item() == pytest.approx(expected.mean().item(), rel=1e-9)
+
+
 def test_second_order_terms_of_a_quadratic() -> None:
     hessian = torch.zeros(4, 3, 3, 3)
     hessian[:, 0, 0, 0], hessian[:, 1, 0, 2], hessian[:, 1, 2, 0] = 2.0, 3.0, 3.0
@@ -173,7 +220,7 @@ def test_total_variation_is_linear_in_a_jump_and_blind_to_direction() -> None:
 
 def test_no_deformation_costs_nothing() -> None:
     still = torch.zeros(6, 3, 3)
-    for term in (jacobian_deviation, jacobian_shrinkage, isotropic_total_variation, folding):
+    for term in (hyperelastic, jacobian_deviation, jacobian_shrinkage, isotropic_total_variation, folding):
         assert term(still).item() == pytest.approx(0, abs=1e-7)
 
 

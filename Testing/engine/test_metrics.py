@@ -12,6 +12,7 @@ from inrreg.metrics import (
     jacobian_determinant,
     jacobian_summary,
     label_overlap,
+    mean_distance_to_agreement,
     summary,
     target_registration_error,
 )
@@ -116,9 +117,11 @@ def test_empty_masks():
     assert np.isnan(hausdorff95(empty, full))
     assert np.isnan(hausdorff95(empty, empty))
     assert hausdorff95(full, full) == 0.0
+    assert np.isnan(mean_distance_to_agreement(full, empty))
+    assert mean_distance_to_agreement(full, full) == 0.0
 
 
-def reference_hausdorff95(a: np.ndarray, b: np.ndarray, image: sitk.Image) -> float:
+def reference_distances(a: np.ndarray, b: np.ndarray, image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
     """The definition spelt out: surfaces by erosion, nearest neighbours by a tree in world coordinates."""
 
     def surface(mask):
@@ -126,8 +129,11 @@ def reference_hausdorff95(a: np.ndarray, b: np.ndarray, image: sitk.Image) -> fl
         return np.array([image.TransformContinuousIndexToPhysicalPoint(row.astype(float)) for row in index])
 
     one, other = surface(a), surface(b)
-    distances = cKDTree(other).query(one)[0], cKDTree(one).query(other)[0]
-    return max(np.percentile(values, 95) for values in distances)
+    return cKDTree(other).query(one)[0], cKDTree(one).query(other)[0]
+
+
+def reference_hausdorff95(a: np.ndarray, b: np.ndarray, image: sitk.Image) -> float:
+    return max(np.percentile(values, 95) for values in reference_distances(a, b, image))
 
 
 @pytest.mark.parametrize("direction", [IDENTITY, OBLIQUE, LEFT_HANDED])
@@ -156,6 +162,25 @@ def test_hausdorff95_measures_between_surfaces_not_volumes():
     assert result > 3.0
 
 
+def test_mean_distance_by_hand():
+    """One voxel against a row of three that begins with it: there 0, back 0, 1 and 2."""
+    a, b = np.zeros((3, 3, 5)), np.zeros((3, 3, 5))
+    a[1, 1, 1], b[1, 1, 1:4] = 1, 1
+    spacing = (0.7, 1.0, 1.0)
+    distance = mean_distance_to_agreement(image_of(a, spacing), image_of(b, spacing))
+    assert distance == pytest.approx(0.7 * 3 / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_distances_of_random_masks_agree_with_scipy(seed):
+    rng = np.random.default_rng(seed)
+    a, b = (ndimage.gaussian_filter(rng.normal(size=(14, 16, 18)), 1.5) > 0.05 for _ in range(2))
+    first, second = image_of(a, direction=OBLIQUE), image_of(b, direction=OBLIQUE)
+    expected = np.concatenate(reference_distances(a, b, first)).mean()
+    assert mean_distance_to_agreement(first, second) == pytest.approx(expected, rel=1e-5)
+    assert hausdorff95(first, second) == pytest.approx(reference_hausdorff95(a, b, first), rel=1e-5)
+
+
 def test_label_overlap_by_label():
     a, b = image_of(balls(0)), image_of(balls(1))
     overlap = label_overlap(a, b)
@@ -165,20 +190,21 @@ def test_label_overlap_by_label():
     for label in (1, 2):
         assert overlap[label]["dice"] == pytest.approx(measures.GetDiceCoefficient(label))
         assert overlap[label]["hd95"] == pytest.approx(hausdorff95(a == label, b == label))
+        assert overlap[label]["mda"] == pytest.approx(mean_distance_to_agreement(a == label, b == label))
 
 
 def test_a_label_in_one_image_only():
     a, b = balls(0), balls(0)
     b[b == 2] = 0
     overlap = label_overlap(image_of(a), image_of(b))
-    assert overlap[1] == pytest.approx({"dice": 1.0, "hd95": 0.0}, abs=1e-5)
-    assert overlap[2] == {"dice": 0.0, "hd95": None}
+    assert overlap[1] == pytest.approx({"dice": 1.0, "hd95": 0.0, "mda": 0.0}, abs=1e-5)
+    assert overlap[2] == {"dice": 0.0, "hd95": None, "mda": None}
 
 
 @pytest.mark.parametrize("changes", [{"origin": (0.0, 0.0, 0.0)}, {"spacing": (1.0, 1.0, 1.0)}, {"direction": OBLIQUE}])
 def test_different_grids_are_refused(changes):
     a, b = image_of(balls(0)), image_of(balls(0), **changes)
-    for measure in (dice, hausdorff95, label_overlap):
+    for measure in (dice, hausdorff95, mean_distance_to_agreement, label_overlap):
         with pytest.raises(UserError) as caught:
             measure(a, b)
         assert caught.value.code == "labels"

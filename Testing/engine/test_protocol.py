@@ -144,7 +144,9 @@ def test_an_unknown_preset_names_those_that_exist():
 
 
 def test_job_roundtrip_through_a_folder(tmp_path):
-    job = Job(fixed="fixed.nrrd", moving="in/moving.nrrd", overrides={"steps": 3}, seed=5, time_budget=2, id="ü")
+    job = Job(
+        fixed="fixed.nrrd", moving="in/moving.nrrd", overrides={"steps": 3}, seed=5, time_budget=2, ensemble=3, id="ü"
+    )
     job.save(tmp_path)
     loaded = Job.load(tmp_path)
     assert loaded.fixed == str((tmp_path / "fixed.nrrd").resolve())
@@ -191,6 +193,9 @@ def test_job_files_behind_a_link_out_of_the_folder_are_refused(tmp_path):
         {"time_budget": math.inf},
         {"time_budget": True},
         {"time_budget": 10**400},
+        {"ensemble": 0},
+        {"ensemble": 26},
+        {"ensemble": 3.0},
         {"prealign": "elastic"},
         {"overrides": [1]},
         {"overrides": {"steps": 0}},

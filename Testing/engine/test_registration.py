@@ -34,6 +34,7 @@ QUICK = {
         "omega": 8,
     },
     "idir": {"steps": 6, "points": 500, "regularized": 0.2, "width": 32, "hidden": 2, "omega": 8},
+    "cidir": {"points": 500, "regularized": 0.2, "width": 32, "hidden": 2, "omega": 8},
     "dual": {"points": 500, "width": 32},
 }
 
@@ -180,7 +181,7 @@ def test_job_in_the_result_finds_its_files_from_anywhere(job: Job, tmp_path: Pat
     assert Path(Job.from_dict(read_json(tmp_path / "result" / "job.json")).fixed).is_file()
 
 
-@pytest.mark.parametrize("preset", ["idir", "dual"])
+@pytest.mark.parametrize("preset", ["cidir", "idir", "dual"])
 def test_other_presets_go_the_same_way(preset: str, job: Job, tmp_path: Path) -> None:
     known = dataclasses.asdict(Job(fixed="a", moving="b", preset=preset).settings())
     overrides = {name: value for name, value in QUICK[preset].items() if name in known}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import queue
 import signal
@@ -257,3 +258,77 @@ def test_libraries_find_an_empty_standard_input():
         [sys.executable, "-c", code], input=b"a command\n", capture_output=True, timeout=60, check=True
     )
     assert done.stdout.split(b"\n")[0].strip() == rb"b'' b'a command\n'"
+
+
+@pytest.fixture
+def job_with_everything(tmp_path):
+    """A real, short job with masks and an initial transform, in a folder with a long name beyond ASCII."""
+    pytest.importorskip("torch")
+    folder = tmp_path / ("Jürgen Ö 登録 " + "x" * 150) / "job-1"
+    make_job(folder)
+    for name in ("fixed", "moving"):
+        image = SimpleITK.ReadImage(str(folder / f"{name}.nrrd"))
+        image.SetSpacing((6, 6, 8))
+        SimpleITK.WriteImage(image, str(folder / f"{name}.nrrd"))
+    mask = image * 0 + 1
+    for name in ("fixed_mask", "moving_mask"):
+        SimpleITK.WriteImage(mask, str(folder / f"{name}.nrrd"))
+    SimpleITK.WriteTransform(SimpleITK.TranslationTransform(3, (0.5, 0.0, 0.0)), str(folder / "initial_transform.tfm"))
+    files = {name: f"{name}.nrrd" for name in ("fixed", "moving", "fixed_mask", "moving_mask")}
+    overrides = {"steps": [2, 2, 1], "width": 16}
+    job = Job(**files, initial_transform="initial_transform.tfm", overrides=overrides, threads=1, id="job")
+    job.save(folder)
+    return folder
+
+
+def test_simpleitk_hears_relative_names_in_ascii_only(job_with_everything, monkeypatch):
+    """On Windows its readers fail on others, and nothing on this computer would show it."""
+    from inrreg import worker
+
+    heard = []
+
+    def listen(owner, name, position):
+        known = getattr(owner, name)
+
+        def told(*arguments, **options):
+            heard.append(str(arguments[position]))
+            return known(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, told)
+
+    for name, position in (("ReadImage", 0), ("WriteImage", 1), ("ReadTransform", 0), ("WriteTransform", 1)):
+        listen(SimpleITK, name, position)
+    listen(SimpleITK.ImageFileReader, "SetFileName", 1)
+    before, events = Path.cwd(), io.BytesIO()
+    message = Message("register", {"folder": str(job_with_everything), "resample": True}, "r", "job")
+    data = worker.Worker(io.BytesIO(), events)._run_job(message)
+    assert len(heard) >= 10
+    assert [name for name in heard if not name.isascii() or os.path.isabs(name)] == []
+    assert Path.cwd() == before
+    for name in worker.RESULT_FILES:
+        assert (Path(data["folder"]) / name).is_file()
+    assert Path(data["resampled"]).is_file()
+    recorded = protocol.read_json(Path(data["folder"]) / "job.json")
+    assert recorded["fixed"] == str(job_with_everything.resolve() / "fixed.nrrd")
+
+
+def test_resampling_can_be_cancelled_and_keeps_to_its_threads(tmp_path, monkeypatch):
+    from inrreg import worker
+
+    folder = make_job(tmp_path / "1")
+    job = Job(str(folder / "fixed.nrrd"), str(folder / "moving.nrrd"), preset="fake", threads=1)
+    field = SimpleITK.Image([4, 4, 4], SimpleITK.sitkVectorFloat32)
+    field.SetSpacing((10, 10, 10))
+    SimpleITK.WriteImage(field, str(folder / "displacement.nrrd"))
+    threads = []
+    known = SimpleITK.ResampleImageFilter.SetNumberOfThreads
+    monkeypatch.setattr(
+        SimpleITK.ResampleImageFilter,
+        "SetNumberOfThreads",
+        lambda self, count: (threads.append(count), known(self, count))[1],
+    )
+    path = worker.resample(job, folder, folder / "cancelled.nrrd", lambda: True)
+    assert not path.exists()
+    assert not list(folder.glob("partial-*"))
+    assert worker.resample(job, folder, folder / "done.nrrd").is_file()
+    assert threads == [1, 1]

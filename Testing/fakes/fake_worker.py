@@ -50,6 +50,10 @@ def register(job, output, *, emit, cancelled):
 def behave(behaviour):
     if behaviour == "hang":
         time.sleep(1000)
+    elif behaviour == "deaf":
+        # Deaf to the end of stdin; terminate ends it.
+        os._exit = lambda code: time.sleep(1000)
+        time.sleep(1000)
     elif behaviour == "user-error":
         raise protocol.UserError("overlap", "The images hardly overlap.", "Align them first.")
     elif behaviour == "memory":

@@ -184,5 +184,5 @@ def test_the_panel_tells(user, pair, computer):
     assert "PyTorch extension is not installed" in user.error
     assert not user.process.running
     user.screenshot("error-no-pytorch-extension")
-    user.ui.advancedSection.setCollapsed(False)
+    user.ui.advancedSection.collapsed = False
     assert not user.process.running

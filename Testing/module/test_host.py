@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from conftest import FAKES, MODULE, ROOT
-from standin import application
+from PySide6 import QtCore, QtWidgets
+from PySide6.QtTest import QTest
+from standin import application, pythonqt
 
 
 def test_properties_are_attributes_as_in_pythonqt(slicer):
@@ -33,6 +36,48 @@ def test_native_objects_take_no_new_attributes(slicer):
     for widget in (qt.QLabel(), qt.QProcess(), qt.QTimer()):
         with pytest.raises(AttributeError):
             widget.remark = 1
+
+
+def as_our_module(text, **names):
+    """Run a line as if it stood in our module."""
+    exec(text, {"__name__": "INRRegistrationLib.panel", **names})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "qt.QSignalBlocker(label)",
+        "qt.QDialog()",
+        "label.receivers('linkActivated(QString)')",
+        "label.isSignalConnected",
+        "label.window()",
+        "label.heightForWidth(3)",
+        "label.staticMetaObject",
+        "process.isOpen()",
+        "selector.setNodeTypes([])",
+    ],
+)
+def test_our_module_may_only_use_what_was_looked_up_in_pythonqt(slicer, text):
+    import qt
+
+    names = {"qt": qt, "label": qt.QLabel(), "process": qt.QProcess(), "selector": slicer.qMRMLNodeComboBox()}
+    with pytest.raises(AttributeError):
+        as_our_module(text, **names)
+
+
+def test_our_module_may_use_slots_properties_signals_and_what_is_listed(slicer):
+    import qt
+
+    text = "label.setText('a'); assert label.property('text') == 'a'; label.linkActivated.connect(print); qt.QWidget()"
+    as_our_module(text, qt=qt, label=qt.QLabel())
+
+
+def test_static_members_of_qt_are_listed():
+    """PySide has enumerators under several names; PythonQt has them in their class."""
+    used = set()
+    for path in [MODULE, *(MODULE.parent / "INRRegistrationLib").glob("*.py")]:
+        used |= set(re.findall(r"\bqt\.(Q\w+\.[\w.]+)", path.read_text("utf-8")))
+    assert used <= pythonqt.STATICS
 
 
 @pytest.mark.parametrize("name", ["Signal", "Slot", "Property", "QtCore", "QEnum"])
@@ -66,12 +111,18 @@ def test_ui_files_with_unknown_widgets_or_properties_raise(slicer, tmp_path, unc
     uncaught.clear()
 
 
-def test_the_node_selector_follows_the_scene(slicer):
+@pytest.fixture
+def selector(slicer):
+    """Of volumes, without their subclasses, or none."""
     selector = slicer.qMRMLNodeComboBox()
     selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
-    selector.showChildNodeTypes = False
+    selector.showChildNodeTypes = selector.addEnabled = selector.removeEnabled = False
     selector.noneEnabled = True
     selector.setMRMLScene(slicer.mrmlScene)
+    return selector
+
+
+def test_the_node_selector_follows_the_scene(slicer, selector):
     told = []
     selector.currentNodeChanged.connect(told.append)
     volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "One")
@@ -79,16 +130,93 @@ def test_the_node_selector_follows_the_scene(slicer):
     assert (selector.nodeCount(), selector.currentNode()) == (1, None)
     selector.setCurrentNode(volume)
     assert (told, selector.currentNodeID) == ([volume], volume.GetID())
+    volume.SetName("Renamed")
+    assert told == [volume, volume]
     slicer.mrmlScene.RemoveNode(volume)
-    assert told == [volume, None]
+    assert told == [volume, volume, None]
 
 
-def test_without_none_the_first_node_is_chosen(slicer):
-    selector = slicer.qMRMLNodeComboBox()
-    selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
-    selector.setMRMLScene(slicer.mrmlScene)
+@pytest.mark.parametrize(("removed", "next_one"), [(0, 1), (1, 2), (2, 1)])
+def test_the_node_selector_jumps_when_its_node_is_removed(slicer, selector, removed, next_one):
+    volumes = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in "ABC"]
+    selector.setCurrentNode(volumes[removed])
+    told = []
+    selector.currentNodeChanged.connect(told.append)
+    slicer.mrmlScene.RemoveNode(volumes[removed])
+    assert told == [volumes[next_one]]
+    slicer.mrmlScene.Clear(0)
+    assert selector.currentNode() is None
+
+
+def test_without_none_the_first_node_is_chosen(slicer, selector):
+    selector.noneEnabled = False
     volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "One")
     assert selector.currentNode() is volume
+
+
+def test_nodes_are_checked(slicer):
+    import qt
+
+    selector = slicer.qMRMLCheckableNodeComboBox()
+    selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+    selector.addEnabled = selector.removeEnabled = False
+    selector.setMRMLScene(slicer.mrmlScene)
+    one, two = (slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in "AB")
+    told = []
+    selector.checkedNodesChanged.connect(lambda: told.append(selector.checkedNodes()))
+    selector.check(two)
+    assert (told, selector.uncheckedNodes()) == ([(two,)], (one,))
+    assert selector.checkState(two) == qt.Qt.Checked
+
+
+def test_the_slider_widget(slicer):
+    import ctk
+
+    slider = ctk.ctkSliderWidget()
+    with pytest.raises(AttributeError):
+        slider.setMinimum(-4)
+    slider.minimum, slider.maximum, slider.singleStep = -4, 0, 0.5
+    told = []
+    slider.valueChanged.connect(told.append)
+    slider.setValue(-1.5)
+    slider.value = -9
+    assert told == [-1.5, -4]
+    inner = slider.findChild(QtWidgets.QSlider)
+    inner.setValue(3)
+    assert slider.value == -2.5
+    changing = []
+    slider.valueIsChanging.connect(changing.append)
+    slider.tracking = False
+    inner.setSliderDown(True)
+    inner.setValue(4)
+    assert (changing, slider.value) == ([-2], -2.5)
+    inner.setSliderDown(False)
+    assert slider.value == -2
+
+
+def test_the_path_widget(slicer):
+    import ctk
+
+    edit = ctk.ctkPathLineEdit()
+    told = []
+    edit.currentPathChanged.connect(told.append)
+    edit.setCurrentPath("/a/b.h5")
+    edit.filters = ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Writable
+    assert (told, edit.currentPath, edit.filters) == (["/a/b.h5"], "/a/b.h5", 0x022)
+
+
+def test_shortcuts(slicer):
+    import qt
+
+    window, told = qt.QWidget(), []
+    shortcut = qt.QShortcut(window)
+    shortcut.setKey(qt.QKeySequence("Ctrl+Space"))
+    shortcut.activated.connect(lambda *_: told.append(True))
+    window.show()
+    window.activateWindow()
+    slicer.app.processEvents()
+    QTest.keyClick(window, QtCore.Qt.Key.Key_Space, QtCore.Qt.KeyboardModifier.ControlModifier)
+    assert told == [True]
 
 
 def test_mrml_and_util_are_the_real_ones(slicer):
@@ -115,17 +243,21 @@ from inrreg import methods
 methods.__path__.append({str(FAKES / "methods")!r})
 widget = application.load_module({str(MODULE)!r})
 from INRRegistrationLib import process, selftest
-process.command = lambda: [sys.executable, {str(FAKES / "fake_worker.py")!r}]
+if sys.argv[2] == "real":
+    arguments = dict(overrides={{"steps": [5000, 10, 10]}}, threads=1)
+else:
+    process.command = lambda: [sys.executable, {str(FAKES / "fake_worker.py")!r}]
+    arguments = dict(preset="fake", overrides={{"behaviour": sys.argv[2], "steps": 100000}})
 from INRRegistration import INRRegistrationLogic
-run = INRRegistrationLogic().register(
-    *selftest.make_pair(), preset="fake", overrides={{"behaviour": sys.argv[2], "steps": 100000}}, wait=False
-)
+run = INRRegistrationLogic().register(*selftest.make_pair(), wait=False, **arguments)
+steps = []
+run.progress.connect(lambda data: steps.append(data["step"]))
 worker = widget.panel.registrations.process
 end = time.monotonic() + float(sys.argv[3])
 said = False
 while time.monotonic() < end:
     slicer.app.processEvents()
-    if run.state == "running" and not said:
+    if run.state == "running" and not said and (steps or sys.argv[2] == "hang"):
         said = True
         print(worker.process_id, flush=True)
     time.sleep(0.01)
@@ -134,8 +266,13 @@ application.unload_module("INRRegistration")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize(("behaviour", "end"), [("register", "kill"), ("hang", "kill"), ("hang", "close")])
+@pytest.mark.parametrize(
+    ("behaviour", "end"), [("register", "kill"), ("hang", "kill"), ("hang", "close"), ("real", "kill")]
+)
 def test_no_worker_outlives_the_host(tmp_path, behaviour, end):
+    """In mid-step of the real engine, in a step of a fake that hangs, and between steps."""
+    if behaviour == "real":
+        pytest.importorskip("torch")
     seconds = "60" if end == "kill" else "2"
     command = [sys.executable, "-c", HOST, str(tmp_path), behaviour, seconds]
     host = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from inrreg.protocol import UserError
@@ -13,7 +17,7 @@ def logic(slicer, fake_engine):
     from INRRegistrationLib.logic import shared
 
     yield INRRegistrationLogic()
-    shared().close()
+    shared().quit()
 
 
 def test_blocking(logic, slicer, pair):
@@ -68,6 +72,64 @@ def test_errors_are_raised(logic, slicer, pair, arguments, words):
     logic.register(*pair, preset="fake")
 
 
+def test_a_click_during_the_installation_starts_nothing(logic, slicer, pair, monkeypatch):
+    """The installation asks in a dialog, with an event loop of its own; meanwhile a volume is deleted as well."""
+    from INRRegistrationLib import dependencies
+    from INRRegistrationLib.logic import shared
+
+    refused = []
+
+    def install():
+        with pytest.raises(UserError, match="already running") as caught:
+            logic.register(*pair, preset="fake")
+        refused.append(caught.value.code)
+
+    monkeypatch.setattr(dependencies, "ensure", install)
+    logic.register(*pair, preset="fake")
+    assert refused == ["busy"]
+    runs = shared().run
+    monkeypatch.setattr(dependencies, "ensure", lambda: slicer.mrmlScene.RemoveNode(pair[1]))
+    with pytest.raises(UserError, match="'Moving' was deleted"):
+        logic.register(*pair, preset="fake")
+    assert shared().run is runs
+
+
+@pytest.mark.parametrize("kind", ["vtkMRMLLinearTransformNode", "vtkMRMLBSplineTransformNode"])
+def test_an_output_that_cannot_hold_a_field_is_refused(logic, slicer, pair, kind):
+    node = slicer.mrmlScene.AddNewNodeByClass(kind, "Mine")
+    with pytest.raises(UserError, match="'Mine' is no transform that can hold a deformation field"):
+        logic.register(*pair, preset="fake", output_transform=node)
+
+
+def test_jobs_of_a_killed_slicer_are_removed_and_no_others(slicer, tmp_path):
+    from INRRegistrationLib import folders
+
+    tmp_path = tmp_path / "temporary"
+    tmp_path.mkdir()
+    code = (
+        "import sys\n"
+        "import importlib.util as u; s = u.spec_from_file_location('folders', sys.argv[1]); m = u.module_from_spec(s)\n"
+        "s.loader.exec_module(m); f = m.JobsFolder(sys.argv[2]); f.new(); print(f.path, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, folders.__file__, str(tmp_path)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    theirs = Path(other.stdout.readline().strip())
+    mine = folders.JobsFolder(tmp_path)
+    mine.new()
+    (tmp_path / "INRRegistration-without-a-lock").mkdir()
+    folders.remove_abandoned(tmp_path)
+    assert (theirs / "job-1").is_dir()
+    assert (mine.path / "job-1").is_dir()
+    other.kill()
+    other.wait()
+    folders.remove_abandoned(tmp_path)
+    assert not theirs.exists()
+    assert (mine.path / "job-1").is_dir()
+    assert (tmp_path / "INRRegistration-without-a-lock").is_dir()
+    mine.remove()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["INRRegistration-without-a-lock"]
+
+
 def test_cancelled_by_a_script(logic, slicer, pair):
     run = logic.register(*pair, preset="fake", overrides={"steps": 10000}, wait=False)
     run.progress.connect(lambda data: run.cancel())
@@ -107,4 +169,4 @@ def test_the_self_test_of_the_module_skips_without_torch(slicer, fake_engine, mo
 
     monkeypatch.setattr(dependencies, "satisfied", lambda package, version: False)
     INRRegistrationTest().runTest()
-    assert "PyTorch is not installed" in caplog.text
+    assert "not installed: torch, numpy, SimpleITK, safetensors" in caplog.text

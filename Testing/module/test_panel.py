@@ -43,6 +43,7 @@ def test_register(user, slicer, pair):
     assert not user.ui.inputsSection.enabled
     user.wait(lambda: user.ui.progressBar.value > 100)
     assert "Coarse: step" in user.ui.statusLabel.text
+    assert "(lower is better)" in user.ui.statusLabel.text
     assert node_names(slicer) == before
     seen = user.ui.progressBar.value
     user.wait(lambda: user.ui.progressBar.value > seen)
@@ -159,7 +160,7 @@ def test_cancel_ends_a_worker_that_hangs(user, slicer, pair):
     user.click()
     assert user.ui.applyButton.text == "Cancelling…"
     user.wait_for_end(timeout=8)
-    assert not Path(f"/proc/{worker}").exists()
+    user.wait(lambda: not Path(f"/proc/{worker}").exists(), timeout=2)
     user.set_setting("behaviour", "register")
     user.register()
 
@@ -253,7 +254,7 @@ def test_another_mask_has_segments_of_its_own(user, slicer, pair):
     user.panel.parameters.fixed_mask_segments = ["spleen"]
     user.ui.fixedMaskSelector.setCurrentNode(second)
     assert user.panel.parameters.fixed_mask is second
-    assert user.panel.parameters.fixed_mask_segments == []
+    assert user.panel.parameters.fixed_mask_segments is None
 
 
 def test_a_selector_that_repeats_itself_keeps_the_outputs(user, slicer, pair):
@@ -261,6 +262,28 @@ def test_a_selector_that_repeats_itself_keeps_the_outputs(user, slicer, pair):
     transform = user.register()
     user.ui.fixedSelector.currentNodeChanged.emit(pair[0])
     assert user.panel.parameters.output_transform is transform
+
+
+def test_a_removed_output_is_not_replaced_by_another(user, slicer, pair):
+    scene = slicer.mrmlScene
+    transforms = [scene.AddNewNodeByClass("vtkMRMLGridTransformNode", name) for name in "ABC"]
+    user.choose(*pair)
+    user.ui.transformSelector.setCurrentNode(transforms[1])
+    parameters, seen = user.panel.parameters, set()
+    parameters.node.AddObserver("ModifiedEvent", lambda *_: seen.add(parameters.output_transform))
+    scene.RemoveNode(transforms[1])
+    assert seen == {None}
+    assert user.ui.transformSelector.currentNode() is None
+    assert (parameters.fixed, parameters.moving) == pair
+
+
+def test_removing_a_volume_forgets_its_outputs(user, slicer, pair):
+    user.choose(*pair)
+    user.register()
+    slicer.mrmlScene.RemoveNode(pair[0])
+    parameters = user.panel.parameters
+    assert (parameters.fixed, parameters.output_transform, parameters.output_volume) == (None, None, None)
+    assert "Choose a fixed volume" in user.ui.statusLabel.text
 
 
 def test_a_volume_deleted_in_mid_run(user, slicer, pair):
@@ -306,7 +329,7 @@ def test_reload_in_mid_run(user, slicer, pair):
     user.wait(lambda: user.ui.progressBar.value > 0)
     worker = user.process.process_id
     slicer.util.reloadScriptedModule("INRRegistration")
-    assert not Path(f"/proc/{worker}").exists()
+    user.wait(lambda: not Path(f"/proc/{worker}").exists(), timeout=2)
     assert user.ui.fixedSelector.currentNode() is pair[0]
     assert user.ui.applyButton.text == "Register"
     user.set_setting("steps", 3)
@@ -401,7 +424,7 @@ def test_outputs_that_would_overwrite_inputs_are_refused(user, slicer, pair):
 
 def test_the_devices_come_from_the_worker(user):
     assert user.ui.deviceSelector.count == 2
-    user.ui.advancedSection.setCollapsed(False)
+    user.ui.advancedSection.collapsed = False
     user.wait(lambda: user.process.devices)
     assert user.ui.deviceSelector.count == 2
     assert user.ui.deviceSelector.itemText(1) == "CPU"
@@ -411,9 +434,197 @@ def test_the_devices_come_from_the_worker(user):
 def test_no_stop_of_the_event_loop_over_50_ms(user, pair):
     user.choose(*pair)
     user.register()
-    user.gaps.start()
+    worst, wall = user.check_no_long_stop(user.register)
+    print(f"\nlongest stop of the event loop, fake engine: {worst:.1f} ms (by the clock {wall:.1f} ms)")
+
+
+def test_ending_a_worker_that_hangs_does_not_stop_the_event_loop(user, slicer, pair):
+    """It takes half a second and more to end it: the panel goes on meanwhile."""
+
+    workers = []
+
+    def hang():
+        from INRRegistrationLib.selftest import make_pair
+
+        user.choose(*make_pair(), behaviour="deaf")
+        user.click()
+        beats = []
+        user.process.event.connect(lambda message: beats.append(message.kind))
+        user.wait(lambda: "heartbeat" in beats)
+        workers.append(user.process.process_id)
+
+    def abort():
+        user.panel.run.abort()
+        assert user.panel.run is None
+        user.wait(lambda: not Path(f"/proc/{workers[-1]}").exists(), timeout=3)
+
+    user.check_no_long_stop(abort, hang)
+
+
+def test_a_worker_stuck_before_its_hello_is_replaced_on_cancel(user, pair, fake_engine):
+    known = list(fake_engine)
+    fake_engine[:] = [known[0], "-c", "import time; time.sleep(100)"]
+    user.choose(*pair)
+    user.click()
+    user.wait(lambda: user.panel.run.state == "running")
+    stuck = user.process.process_id
     user.click()
     user.wait_for_end()
-    worst = user.gaps.stop()
-    print(f"\nlongest stop of the event loop, fake engine: {worst:.1f} ms (by the clock {user.gaps.wall:.1f} ms)")
-    assert worst < 50
+    assert "Cancelled" in user.ui.statusLabel.text
+    fake_engine[:] = known
+    user.register()
+    user.wait(lambda: not Path(f"/proc/{stuck}").exists(), timeout=3)
+
+
+def test_a_warm_worker_that_was_killed_is_started_again(user, pair):
+    import os
+    import signal
+
+    user.choose(*pair)
+    user.register()
+    worker = user.process.process_id
+    os.kill(worker, signal.SIGKILL)
+    time.sleep(0.2)  # without an event: Qt has not heard of it
+    user.register()
+    assert user.process.process_id not in (0, worker)
+
+
+def test_a_result_that_cannot_be_shown_changes_nothing(user, slicer, pair, monkeypatch):
+    """Neither nodes that are left behind nor an overwritten output: all or nothing."""
+    from INRRegistrationLib import hierarchy
+
+    user.choose(*pair)
+    known = hierarchy._put_below
+    placed = []
+
+    def fail(child, parent, undo):
+        known(child, parent, undo)
+        placed.append(child)
+        if child is pair[1]:
+            raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(hierarchy, "_put_below", fail)
+    nodes, before = node_names(slicer), snapshot(slicer)
+    user.click()
+    user.wait_for_end()
+    assert placed
+    assert "in the middle" in user.error
+    assert node_names(slicer) == nodes
+    assert snapshot(slicer) == before
+    # Into outputs that exist: they stay what they were.
+    monkeypatch.setattr(hierarchy, "_put_below", known)
+    transform = user.register()
+    volume = user.ui.volumeSelector.currentNode()
+    result = transform.GetAttribute("INRRegistration.Result")
+    voxels, moved = (
+        slicer.util.arrayFromVolume(volume).copy(),
+        transform.GetTransformFromParent().TransformPoint(0, 0, 50),
+    )
+    user.set_setting("bump", "12, 1, 1")
+    monkeypatch.setattr(hierarchy, "_put_below", fail)
+    nodes = node_names(slicer)
+    user.click()
+    user.wait_for_end()
+    assert "in the middle" in user.error
+    assert node_names(slicer) == nodes
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(volume), voxels)
+    assert transform.GetTransformFromParent().TransformPoint(0, 0, 50) == moved
+    assert transform.GetAttribute("INRRegistration.Result") == result
+    assert Path(result).is_dir()
+    assert pair[1].GetParentTransformNode() is transform
+
+
+def test_a_mask_of_the_moving_volume_counts_alike_when_registering_again(user, slicer, pair, monkeypatch):
+    """Drawn on the moving volume before it was moved: it goes with it, and the same mask reaches the engine."""
+    from INRRegistrationLib import run
+
+    inside = np.zeros((24, 32, 36), np.uint8)
+    inside[6:14, 6:20, 8:24] = 1
+    mask = slicer.util.addVolumeFromArray(inside, nodeClassName="vtkMRMLLabelMapVolumeNode")
+    mask.CopyOrientation(pair[1])
+    seen = []
+    tidy = run._tidy
+
+    def look(folder, keep_result):
+        seen.append(SimpleITK.ReadImage(str(folder / "moving_mask.nrrd")))
+        tidy(folder, keep_result)
+
+    monkeypatch.setattr(run, "_tidy", look)
+    user.choose(*pair)
+    user.ui.movingMaskSelector.setCurrentNode(mask)
+    transform = user.register()
+    assert mask.GetParentTransformNode() is transform
+    user.register()
+    first, second = (SimpleITK.GetArrayFromImage(image) for image in seen)
+    np.testing.assert_array_equal(first, second)
+    assert seen[0].GetOrigin() == seen[1].GetOrigin()
+
+
+def test_a_copy_of_a_result_keeps_its_files(user, slicer, pair):
+    user.choose(*pair)
+    transform = user.register()
+    copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Copy")
+    copy.Copy(transform)
+    result = Path(copy.GetAttribute("INRRegistration.Result"))
+    user.register()
+    assert result.is_dir()
+    assert Path(transform.GetAttribute("INRRegistration.Result")) != result
+    slicer.mrmlScene.RemoveNode(copy)
+
+
+def test_what_came_of_it_stays_until_something_is_changed(user, pair):
+    user.choose(*pair)
+    user.register()
+    for _ in range(2):
+        assert "Done in" in user.ui.statusLabel.text
+        assert "with care" in user.ui.errorLabel.text
+        assert user.ui.errorLabel.visible
+        user.widget.enter()
+    user.ui.seedSpinBox.setValue(3)
+    assert user.ui.statusLabel.text == ""
+    assert not user.ui.errorLabel.visible
+
+
+def test_no_segment_is_not_all_segments(user, slicer, pair):
+    from test_geometry import make_segmentation
+
+    user.choose(*pair)
+    segmentation = make_segmentation(slicer, pair[0], {"Liver": (10, 12, 13), "Spleen": (24, 15, 16)})
+    user.ui.moreSection.setCollapsed(False)
+    user.ui.fixedMaskSelector.setCurrentNode(segmentation)
+    assert user.ui.applyButton.enabled
+    button = user.ui.fixedSegmentsButton
+    for action in button.menu().actions():
+        action.setChecked(False)
+    assert button.text == "0 of 2 segments"
+    assert not user.ui.applyButton.enabled
+    assert "No segment of the fixed mask" in user.ui.statusLabel.text
+    button.menu().actions()[1].setChecked(True)
+    assert button.text == "1 of 2 segments"
+    assert user.ui.applyButton.enabled
+    button.menu().actions()[0].setChecked(True)
+    assert button.text == "All segments"
+
+
+def test_a_device_that_is_not_there_is_named(user, pair):
+    user.choose(*pair)
+    user.process.devices = []  # nobody has asked yet
+    user.panel.parameters.device = "cuda:7"
+    assert user.ui.deviceSelector.currentText == "cuda:7"
+    user.register()
+    assert user.ui.deviceSelector.currentText == "cuda:7 (not present)"
+    assert user.panel.parameters.device == "cuda:7"
+
+
+def test_reload_leaves_no_connection_behind(user, slicer, pair, monkeypatch):
+    from INRRegistrationLib.logic import Registrations
+
+    quits = []
+    monkeypatch.setattr(Registrations, "quit", lambda self, *_: quits.append(self))
+    user.choose(*pair)
+    user.register()
+    slicer.app.aboutToQuit.emit()
+    assert len(quits) == 1
+    slicer.util.reloadScriptedModule("INRRegistration")
+    slicer.app.aboutToQuit.emit()
+    assert len(quits) == 1

@@ -95,7 +95,7 @@ fixed, moving = make_pair()
 ui = widget.panel.ui
 ui.fixedSelector.setCurrentNode(fixed)
 ui.movingSelector.setCurrentNode(moving)
-ui.advancedSection.setCollapsed(False)
+ui.advancedSection.collapsed = False
 assert ui.applyButton.enabled
 assert ui.presetSelector.count
 application.unload_module("INRRegistration")

@@ -81,22 +81,25 @@ def test_real_images(real_user, slicer, liver):
     # Again, warm, on what is now under a transform: the same again, not registered upon.
     # Drawing the views is Slicer's own work; what is measured is ours.
     user.window.show_volumes(None)
-    user.gaps.start()
-    warm = time_to_first_progress(user)
-    user.wait_for_end(timeout=120)
-    gap = user.gaps.stop()
+    times = []
+
+    def again_warm():
+        times.append(time_to_first_progress(user))
+        user.wait_for_end(timeout=120)
+
+    gap, wall = user.check_no_long_stop(again_warm)
+    warm = times[-1]
     second = user.ui.transformSelector.currentNode()
     assert second is first
     assert first.GetParentTransformNode() is None
     again = landmark_error(second)
     print(
         f"\nclick to first progress: cold {cold:.2f} s, warm {warm:.2f} s; "
-        f"longest stop of the event loop {gap:.1f} ms (by the clock {user.gaps.wall:.1f} ms); "
+        f"longest stop of the event loop {gap:.1f} ms (by the clock {wall:.1f} ms); "
         f"landmarks {before:.1f} mm before, {after:.2f} mm after, {again:.2f} mm after registering again"
     )
     assert after < before / 2
     assert abs(again - after) < 0.5
-    assert gap < 50
 
 
 def test_a_chest_with_masks(real_user, slicer, tmp_path):
@@ -220,11 +223,9 @@ def test_moving_under_a_transform(real_user, slicer, liver):
     p.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(turned))
     moving.SetAndObserveTransformNodeID(p.GetID())
     choose_quick(user, fixed, moving)
-    user.gaps.start()
-    transform = user.register(timeout=120)
-    gap = user.gaps.stop()
-    print(f"\nlongest stop of the event loop, cold worker: {gap:.1f} ms (by the clock {user.gaps.wall:.1f} ms)")
-    assert gap < 50
+    gap, wall = user.check_no_long_stop(lambda: user.register(timeout=120))
+    transform = user.ui.transformSelector.currentNode()
+    print(f"\nlongest stop of the event loop, cold worker: {gap:.1f} ms (by the clock {wall:.1f} ms)")
     assert moving.GetParentTransformNode() is p
     assert p.GetParentTransformNode() is transform
     np.testing.assert_allclose(slicer.util.arrayFromTransformMatrix(p), turned)

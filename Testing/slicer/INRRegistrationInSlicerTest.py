@@ -6,7 +6,6 @@ Run by `slicer_add_python_unittest`, or by hand:
 
 from __future__ import annotations
 
-import importlib.util
 import time
 import unittest
 
@@ -40,9 +39,11 @@ class INRRegistrationInSlicerTest(unittest.TestCase):
         parameters.overrides, parameters.threads = {"fast": SETTINGS}, 1
         return fixed, moving
 
-    def need_torch(self):
-        if importlib.util.find_spec("torch") is None:
-            self.skipTest("PyTorch is not installed in this Slicer")
+    def need_packages(self):
+        from INRRegistrationLib import dependencies
+
+        if missing := dependencies.missing():
+            self.skipTest(f"not installed in this Slicer: {', '.join(missing)}")
 
     def test_the_panel_opens_and_says_what_is_missing(self):
         assert not self.ui.applyButton.property("enabled")
@@ -58,7 +59,7 @@ class INRRegistrationInSlicerTest(unittest.TestCase):
         assert not self.widget.panel.parameters.resample
 
     def test_the_worker_starts_in_slicers_python(self):
-        self.need_torch()
+        self.need_packages()
         process = self.widget.panel.registrations.process
         process.start()
         self.wait(lambda: process.devices, 60)
@@ -68,7 +69,7 @@ class INRRegistrationInSlicerTest(unittest.TestCase):
         assert not process.running
 
     def test_register_by_clicking(self):
-        self.need_torch()
+        self.need_packages()
         _, moving = self.choose_pair()
         self.ui.applyButton.click()
         self.wait(lambda: self.widget.panel.run is None, 300)
@@ -77,7 +78,7 @@ class INRRegistrationInSlicerTest(unittest.TestCase):
         assert moving.GetTransformNodeID() == transform.GetID()
 
     def test_cancel_within_a_second(self):
-        self.need_torch()
+        self.need_packages()
         self.choose_pair()
         self.ui.applyButton.click()
         self.wait(lambda: self.ui.progressBar.property("value") > 0, 120)
@@ -87,7 +88,7 @@ class INRRegistrationInSlicerTest(unittest.TestCase):
         assert time.monotonic() - start < 1
 
     def test_register_by_script(self):
-        self.need_torch()
+        self.need_packages()
         from INRRegistration import INRRegistrationLogic
         from INRRegistrationLib.selftest import check_registration
 

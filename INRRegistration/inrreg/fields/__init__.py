@@ -1,9 +1,24 @@
 """What maps normalized points to normalized displacements."""
 
 from inrreg.fields.base import Field, Jet, from_spec
+from inrreg.fields.conditioned import Conditioned
+from inrreg.fields.cycle import Cycle
 from inrreg.fields.dual import Dual
+from inrreg.fields.ensemble import Ensemble
 from inrreg.fields.lattice import Lattice, LatticeGeometry
 from inrreg.fields.separable import Separable
 from inrreg.fields.siren import Siren
 
-__all__ = ["Dual", "Field", "Jet", "Lattice", "LatticeGeometry", "Separable", "Siren", "from_spec"]
+__all__ = [
+    "Conditioned",
+    "Cycle",
+    "Dual",
+    "Ensemble",
+    "Field",
+    "Jet",
+    "Lattice",
+    "LatticeGeometry",
+    "Separable",
+    "Siren",
+    "from_spec",
+]

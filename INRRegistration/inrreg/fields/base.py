@@ -35,7 +35,11 @@ class Field(nn.Module, ABC):
     kind: ClassVar[str]
     order: ClassVar[int] = 2
     """The highest order of derivatives that `jet` offers."""
+    two_way: ClassVar[bool] = False
+    """Whether it was optimized in both directions: its inverse is then part of a result."""
     kinds: ClassVar[dict[str, Callable[..., Field]]] = {}
+    alpha: float | None = None
+    """Where on its scale of regularization, 0 to 1, a conditioned field answers; None for a field without one."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -65,6 +69,14 @@ class Field(nn.Module, ABC):
         z, y, x = torch.meshgrid(*reversed(coordinates), indexing="ij")
         points = torch.stack([x, y, z], -1) @ axes.T
         return self.value(points.reshape(-1, 3)).reshape(points.shape)
+
+    def uncertainty(self, x: Tensor) -> Tensor | None:
+        """How far the field's own estimates lie apart at points x (N, 3): (N,) normalized, or None without several."""
+        return None
+
+    def at(self, alpha: float) -> Field:
+        """The ordinary, frozen field that a conditioned one is at that alpha. Raises ValueError for any other field."""
+        raise ValueError(f"a {self.kind} field has no scale of regularization")
 
     def check_order(self, order: int) -> None:
         """Raise ValueError unless `jet` can answer that order."""

@@ -35,6 +35,8 @@ class Dual(Field):
         self.fine = Siren(width, hidden, omega_fine, generator=generator)
         self.c_coarse = nn.Parameter(torch.tensor(scale))
         self.c_fine = nn.Parameter(torch.tensor(0.0), requires_grad=False)
+        self._fine_active = False  # known here, so that no step waits for the device to tell
+        self.register_load_state_dict_post_hook(_find_active)
 
     def spec(self) -> dict[str, Any]:
         return {
@@ -51,16 +53,13 @@ class Dual(Field):
         with torch.no_grad():
             self.c_fine.copy_(share * self.c_coarse)
         self.c_fine.requires_grad_(True)
+        self._fine_active = True
 
     @property
     def active_parameters(self) -> list[nn.Parameter]:
         """What the optimizer may change now."""
         parts = [self.c_coarse, *self.coarse.parameters()]
         return parts + ([self.c_fine, *self.fine.parameters()] if self._fine_active else [])
-
-    @property
-    def _fine_active(self) -> bool:
-        return self.c_fine.requires_grad or self.c_fine.item() != 0
 
     def value(self, x: Tensor) -> Tensor:
         u = self.c_coarse * self.coarse.value(x)
@@ -77,3 +76,8 @@ class Dual(Field):
             return sum(scale * getattr(jet, name) for scale, jet in parts)
 
         return Jet(*(total(name) for name in ("value", "jacobian", "hessian", "laplacian")))
+
+
+def _find_active(field: Dual, _keys: Any) -> None:
+    """A field whose weights were loaded is as active as it was when they were saved."""
+    field._fine_active = field.c_fine.item() != 0

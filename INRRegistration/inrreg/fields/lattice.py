@@ -54,6 +54,21 @@ class LatticeGeometry:
             matrix[np.arange(len(t)), base - 1 + tap] = basis[..., tap]
         return torch.as_tensor(matrix, dtype=torch.float32)
 
+    def bases(self, grid: Grid, frame: Frame) -> list[Tensor]:
+        """`weights` for the points of a grid with the same axes, one matrix each for i, j and k."""
+        first = grid.direction.T @ frame.normalize(grid.origin)
+        step = grid.spacing / frame.scale
+        return [self.weights(axis, first[axis] + step[axis] * np.arange(n)) for axis, n in enumerate(grid.size)]
+
+
+def spread(coefficients: Tensor, bases: list[Tensor]) -> Tensor:
+    """The spline on a grid, (k, j, i, 3), from its coefficients and the grid's `bases`: one matrix product an axis."""
+    x, y, z = bases
+    u = coefficients.permute(3, 0, 1, 2) @ x.T  # the components first: the products are of whole matrices then
+    u = y @ u
+    u = (z @ u.flatten(2)).reshape(3, len(z), *u.shape[2:])
+    return u.permute(1, 2, 3, 0)
+
 
 def _basis(t: Tensor, derivative: int) -> Tensor:
     """The four cubic B-spline weights (..., 4) at t in [0, 1], or their first or second derivative."""
@@ -96,6 +111,23 @@ class Lattice(Field):
         networks = [part.spec() for part in self.networks]
         return {"kind": self.kind, "networks": networks, "geometry": geometry, "residual": self.residual is not None}
 
+    @property
+    def alpha(self) -> float | None:
+        """That of its networks, which share one."""
+        return self.networks[0].alpha
+
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        for part in self.networks:
+            part.alpha = alpha
+        if self._frozen is not None:
+            self.freeze()
+
+    def at(self, alpha: float) -> Lattice:
+        fixed = Lattice([part.at(alpha) for part in self.networks], self.geometry)
+        fixed._constants = self._constants
+        return fixed.freeze()
+
     def coefficients(self) -> Tensor:
         """The spline's coefficients, (k, j, i, 3) normalized displacements; kept once the field is frozen."""
         if self._frozen is not None:
@@ -105,6 +137,12 @@ class Lattice(Field):
         mean = torch.stack([part.on_axes(list(coordinates), axes) for part in self.networks]).mean(0)
         return mean if self.residual is None else mean + self.residual
 
+    @torch.no_grad()
+    def on_grid(self, grid: Grid, frame: Frame) -> Tensor:
+        """Displacements, (k, j, i, 3) normalized, at the points of a grid that has the lattice's axes."""
+        coefficients = self.coefficients()
+        return spread(coefficients, [basis.to(coefficients.device) for basis in self.geometry.bases(grid, frame)])
+
     def freeze(self) -> Lattice:
         super().freeze()
         self._frozen = None
@@ -112,7 +150,7 @@ class Lattice(Field):
         return self
 
     def value(self, x: Tensor) -> Tensor:
-        return self._spline(x, self.coefficients())
+        return self.spline(x, self.coefficients())
 
     def jet(self, x: Tensor, order: int, *, trace: bool = False) -> Jet:
         self.check_order(order)
@@ -177,7 +215,8 @@ class Lattice(Field):
     def _turn(self, x: Tensor) -> Tensor:
         return self._constant("rotation", x).T
 
-    def _spline(self, x: Tensor, coefficients: Tensor) -> Tensor:
+    def spline(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """Displacements (N, 3) at points x (N, 3) from coefficients that are at hand, (k, j, i, 3)."""
         return self._combine(*self._gather(x, coefficients), (0, 0, 0))
 
     def _gather(self, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,4 +241,4 @@ class Lattice(Field):
     def dense(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             coefficients = self.coefficients()
-            return torch.cat([self._spline(part, coefficients) for part in x.split(1 << 15)]) if len(x) else x.clone()
+            return torch.cat([self.spline(part, coefficients) for part in x.split(1 << 15)]) if len(x) else x.clone()

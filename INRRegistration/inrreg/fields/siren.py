@@ -7,12 +7,16 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from inrreg.fields.base import Field, Jet
 
-_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-"""The six second derivatives that a symmetric Hessian has."""
+_LAPLACIAN = ((4, 0, 0), (4, 1, 1), (4, 2, 2))
+_HESSIAN = ((4, 0, 0), (5, 0, 1), (6, 0, 2), (7, 1, 1), (8, 1, 2), (9, 2, 2))
+"""Where a layer's state holds second derivatives: (channel, j, k). A Hessian is symmetric, a Laplacian a sum."""
+_ENTRY = {axes: channel - 4 for channel, j, k in _HESSIAN for axes in ((j, k), (k, j))}
 
 
 class Siren(Field):
@@ -40,42 +44,73 @@ class Siren(Field):
     def spec(self) -> dict[str, Any]:
         return {"kind": self.kind, "width": self.width, "hidden": self.hidden, "omega": self.omega}
 
+    def sines(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each layer with the frequency in them: sin(W x + b), and W x + b the last."""
+        *hidden, last = self.layers
+        return [*((self.omega * each.weight, self.omega * each.bias) for each in hidden), (last.weight, last.bias)]
+
     def value(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = torch.sin(self.omega * layer(x))
-        return self.layers[-1](x)
+        *hidden, last = self.sines()
+        for weight, bias in hidden:
+            x = torch.sin(F.linear(x, weight, bias))
+        return F.linear(x, *last)
 
     def jet(self, x: Tensor, order: int, *, trace: bool = False) -> Jet:
         self.check_order(order)
-        value = x
-        first = torch.eye(3, dtype=x.dtype, device=x.device)[:, None, :].expand(3, len(x), 3)
-        second = x.new_zeros(() if order == 1 else (1 if trace else 6, len(x), 3))
-        for number, layer in enumerate(self.layers):
-            value, first = layer(value), first @ layer.weight.T
-            if order == 2 and number > 0:  # a linear first layer leaves them zero
-                second = second @ layer.weight.T
-            if layer is not self.layers[-1]:
-                value, first, second = self._sine(value, first, second, order, trace, number == 0)
-        jacobian = first.permute(1, 2, 0)
+        pairs = () if order == 1 else _LAPLACIAN if trace else _HESSIAN
+        axes = torch.eye(3, dtype=x.dtype, device=x.device)[:, None, :].expand(3, len(x), 3)
+        state = torch.cat([x[None], axes])  # a linear first layer has no second derivatives
+        *hidden, (weight, bias) = self.sines()
+        for inner_weight, inner_bias in hidden:
+            state = _SineLayer.apply(state @ inner_weight.T, inner_bias, pairs)
+        state = state @ weight.T
+        value, jacobian, second = state[0] + bias, state[1:4].permute(1, 2, 0), state[4:]
         if order == 1:
             return Jet(value, jacobian)
         if trace:
             return Jet(value, jacobian, laplacian=second[0])
-        hessian = second.new_empty(len(x), 3, 3, 3)
-        for entry, (j, k) in zip(second, _PAIRS, strict=True):
-            hessian[:, :, j, k] = hessian[:, :, k, j] = entry
-        return Jet(value, jacobian, hessian)
+        rows = [[second[_ENTRY[j, k]] for k in range(3)] for j in range(3)]
+        return Jet(value, jacobian, torch.stack([torch.stack(row, -1) for row in rows], -2))
 
-    def _sine(
-        self, value: Tensor, first: Tensor, second: Tensor, order: int, trace: bool, linear: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The chain rule through sin(omega z): z' -> omega cos z', z'' -> omega cos z'' - omega^2 sin z' z'."""
-        sine, cosine = torch.sin(self.omega * value), self.omega * torch.cos(self.omega * value)
-        if order == 2:
-            if trace:
-                products = first.square().sum(0, keepdim=True)
-            else:
-                products = torch.stack([first[j] * first[k] for j, k in _PAIRS])
-            curved = products * (-(self.omega**2) * sine)
-            second = curved if linear else torch.addcmul(curved, second, cosine)
-        return sine, first * cosine, second
+
+class _SineLayer(torch.autograd.Function):
+    """A value and its derivatives through sin(z + bias), as one operation with one sine and one cosine.
+
+    `state` (C, N, W) holds z, its three first derivatives and, from the second layer on, its second ones; the result
+    (4 + S, N, W) the same of the sine: z' -> cos z', z'' -> cos z'' - sin z' z'. `pairs` names
+    the second derivatives: (channel, j, k) adds z_j z_k to a channel.
+    """
+
+    @staticmethod
+    def forward(ctx, state: Tensor, bias: Tensor, pairs: tuple[tuple[int, int, int], ...]) -> Tensor:
+        present, channels = len(state), 4 + len({channel for channel, _, _ in pairs})
+        result = state.new_empty(channels, *state.shape[1:])
+        angle = state[0] + bias
+        sine, slope = torch.sin(angle, out=result[0]), torch.cos(angle)
+        torch.mul(state[1:], slope, out=result[1:present])
+        result[present:].zero_()
+        bent = -sine
+        for channel, j, k in pairs:
+            result[channel].addcmul_(state[1 + j] * bent, state[1 + k])
+        ctx.pairs = pairs
+        ctx.save_for_backward(state, result, slope)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        state, result, slope = ctx.saved_tensors
+        bent = -result[0]
+        down = grad[: len(state)] * slope
+        along = grad[1] * state[1]
+        for channel in range(2, len(state)):
+            along.addcmul_(grad[channel], state[channel])
+        down[0].addcmul_(bent, along)
+        for channel, j, k in ctx.pairs:
+            pull = grad[channel] * state[1 + j]
+            down[0].addcmul_(pull * state[1 + k], slope, value=-1)
+            pull.mul_(bent)
+            down[1 + k].add_(pull, alpha=2 if j == k else 1)
+            if j != k:
+                down[1 + j].addcmul_(grad[channel] * bent, state[1 + k])
+        return down, down[0].sum(0), None

@@ -67,6 +67,7 @@ def fit(problem: Problem, settings: FastSettings, run: Run) -> Field:
     import torch
 
     from inrreg.fields import Lattice, LatticeGeometry, Separable
+    from inrreg.guidance import guidance_loss
     from inrreg.lattices import ImageLattice
     from inrreg.optimization import cosine, descend
     from inrreg.regularization import folding, isotropic_total_variation, kinks
@@ -103,6 +104,8 @@ def fit(problem: Problem, settings: FastSettings, run: Run) -> Field:
                 "total variation": variation * isotropic_total_variation(jacobian),
                 "kinks": settings.kinks * kinks(lattice.kinks(coefficients), settings.kink),
             }
+            if problem.guides is not None:
+                terms["guidance"] = guidance_loss(lattice.spline(problem.guides[0], coefficients), problem)
             if last:
                 terms["folding"] = settings.folding * folding(jacobian)
                 residual.zero_grad(set_to_none=True)

@@ -6,7 +6,18 @@ from dataclasses import dataclass
 
 from inrreg.protocol import Preset, Settings, setting
 
-BEHAVIOURS = ("register", "hang", "user-error", "memory", "gpu-memory", "internal", "prints", "incomplete", "exit")
+BEHAVIOURS = (
+    "register",
+    "hang",
+    "deaf",
+    "user-error",
+    "memory",
+    "gpu-memory",
+    "internal",
+    "prints",
+    "incomplete",
+    "exit",
+)
 
 
 @dataclass(frozen=True)

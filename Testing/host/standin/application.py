@@ -10,7 +10,10 @@ from pathlib import Path
 
 from PySide6 import QtCore, QtWidgets
 
-from . import qmrml, qtshell
+from . import ctkwidgets, qmrml, qtshell
+from .layout import qMRMLLayoutManager
+from .plots import qMRMLPlotView
+from .tables import qMRMLTableView
 
 
 class ModuleManager:
@@ -41,6 +44,7 @@ class Application:
         self._modules = ModuleManager()
         self.aboutToQuit = self._application.aboutToQuit
         self.testing = True
+        self._logic = self._layout_manager = None
 
     def processEvents(self):
         QtCore.QCoreApplication.processEvents()
@@ -54,7 +58,16 @@ class Application:
         return self._modules
 
     def layoutManager(self):
-        return None
+        return self._layout_manager
+
+    def applicationLogic(self):
+        return self._logic
+
+    def pauseRender(self):
+        self._logic.PauseRender()
+
+    def resumeRender(self):
+        self._logic.ResumeRender()
 
     def topLevelWidgets(self):
         return self._application.topLevelWidgets()
@@ -72,17 +85,17 @@ def start_qt():
 
     if "qt" in sys.modules:
         return slicer
-    sys.modules["qt"], sys.modules["ctk"] = qtshell.make_qt(), qtshell.make_ctk()
-    qtshell.Loader.custom = {
-        "qMRMLWidget": qmrml.qMRMLWidget,
-        "qMRMLNodeComboBox": qmrml.qMRMLNodeComboBox,
-        "ctkCollapsibleButton": qtshell.ctkCollapsibleButton,
-    }
+    qt, ctk = qtshell.make_qt(), types.ModuleType("ctk")
+    vars(ctk).update(ctkwidgets.WIDGETS)
+    sys.modules["qt"], sys.modules["ctk"] = qt, ctk
+    widgets = (*qmrml.WIDGETS, qMRMLTableView, qMRMLPlotView)
+    for widget in widgets:
+        setattr(slicer, widget.__name__, widget)
+    qtshell.Loader.custom = ctkwidgets.WIDGETS | {widget.__name__: widget for widget in widgets}
     i18n = types.ModuleType("slicer.i18n")
     i18n.tr = lambda text: text
     i18n.translate = lambda context, text: text
     sys.modules["slicer.i18n"] = slicer.i18n = i18n
-    slicer.qMRMLWidget, slicer.qMRMLNodeComboBox = qmrml.qMRMLWidget, qmrml.qMRMLNodeComboBox
     slicer.modules = types.SimpleNamespace()
     slicer.app = Application()
     sys.modules["slicer.ScriptedLoadableModule"] = importlib.import_module("standin.scripted")
@@ -98,25 +111,57 @@ def start(temporary: Path):
     settings.setDefaultFormat(settings.Format.IniFormat)
     for form in (settings.Format.IniFormat, settings.Format.NativeFormat):
         settings.setPath(form, settings.Scope.UserScope, str(temporary))
-    slicer.mrmlScene = make_scene(slicer)
+    make_scene(slicer)
     return slicer
 
 
 _logics = []
 """Module logics live as long as their scene."""
 
+LOGICS = {
+    "Colors": "vtkSlicerColorLogic",
+    "Markups": "vtkSlicerMarkupsLogic",
+    "Models": "vtkSlicerModelsLogic",
+    "Plots": "vtkSlicerPlotsLogic",
+    "Segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
+    "Tables": "vtkSlicerTablesLogic",
+    "Transforms": "vtkSlicerTransformLogic",
+    "Volumes": "vtkSlicerVolumesLogic",
+}
+"""Slicer's own modules that are there, as `slicer.modules.<name in lower case>.logic()`."""
+
 
 def make_scene(slicer):
-    """An empty scene that knows the nodes of the modules, with Slicer's default nodes."""
+    """An empty scene that knows the nodes of the modules, with Slicer's default nodes and views."""
+    app = slicer.app
+    if app._layout_manager is not None:
+        app._layout_manager.finalize()
     qmrml.forget_all()
     for logic in _logics:
         logic.SetMRMLScene(None)
     _logics.clear()
     scene = slicer.vtkMRMLScene()
-    for name in ("MRMLApplicationLogic", "MRMLColorLogic", "SlicerSegmentationsModuleLogic", "SlicerTransformLogic"):
-        logic = getattr(slicer, f"vtk{name}")()
+    app._logic = slicer.vtkSlicerApplicationLogic()
+    app._logic.SetHomeDirectory(app.temporaryPath)
+    app._logic.SetShareDirectory("share")
+    (Path(app.temporaryPath) / "share" / "ColorFiles").mkdir(parents=True, exist_ok=True)
+    app._logic.SetMRMLScene(scene)
+    for name, kind in LOGICS.items():
+        logic = getattr(slicer, kind)()
+        logic.SetMRMLApplicationLogic(app._logic)
         logic.SetMRMLScene(scene)
         _logics.append(logic)
+        app._logic.SetModuleLogic(name, logic)
+        setattr(slicer.modules, name.lower(), types.SimpleNamespace(logic=lambda logic=logic: logic))
+    _logics.append(app._logic)
+    app._logic.SetColorLogic(_logics[0])
+    crosshair = scene.CreateNodeByClass("vtkMRMLCrosshairNode")
+    crosshair.UnRegister(None)
+    crosshair.SetCrosshairName("default")
+    scene.AddNode(crosshair)
+    slicer.mrmlScene = scene
+    app._layout_manager = qMRMLLayoutManager(scene, app._logic)
     return scene
 
 

@@ -6,6 +6,8 @@ import types
 
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
+from . import pythonqt
+
 HIDDEN = {"QEnum", "QFlag"}
 """Names of PySide6 that have no counterpart in C++."""
 
@@ -21,11 +23,14 @@ def _attribute(name: str) -> property:
 
 
 def _assign(self, name, value):
-    """Assignment as PythonQt does it: C++ objects take no attribute they do not have; PySide6's take any."""
+    """Assignment as PythonQt does it: C++ objects take no attribute they do not have; PySide6's take any.
+
+    PySide6 itself keeps the signals it has looked up.
+    """
     known = getattr(type(self), name, None)
     if isinstance(known, (property, QtCore.Property)):
         self.setProperty(name, value)
-    elif type(self).__module__.startswith("PySide6"):
+    elif type(self).__module__.startswith("PySide6") and not isinstance(value, QtCore.SignalInstance):
         raise AttributeError(f"{type(self).__name__} has no property '{name}'")
     else:
         self.__dict__[name] = value
@@ -41,9 +46,18 @@ def _be_like_pythonqt(cls: type) -> None:
             setattr(cls, name, _attribute(name))
 
 
+class QtModule(types.ModuleType):
+    """Offers our own module only what was looked up in PythonQt."""
+
+    def __getattribute__(self, name):
+        if pythonqt.asked_by_us(name) and name not in pythonqt.CLASSES:
+            raise AttributeError(f"qt.{name} is not known to be in PythonQt: see {pythonqt.__name__}")
+        return super().__getattribute__(name)
+
+
 def make_qt() -> types.ModuleType:
     """The module `qt`: all Qt classes under one roof, without PySide6's own inventions."""
-    qt = types.ModuleType("qt")
+    qt = QtModule("qt")
     for source in (QtCore, QtGui, QtWidgets):
         for name in dir(source):
             if name.startswith("Q") and name not in HIDDEN:
@@ -51,16 +65,10 @@ def make_qt() -> types.ModuleType:
     for value in list(vars(qt).values()):
         if isinstance(value, type) and issubclass(value, QtCore.QObject):
             _be_like_pythonqt(value)
+            pythonqt.guard(value)
     QtCore.QObject.name = _attribute("objectName")
     qt.QUiLoader = Loader
     return qt
-
-
-def make_ctk() -> types.ModuleType:
-    """The module `ctk`."""
-    ctk = types.ModuleType("ctk")
-    ctk.ctkCollapsibleButton = ctkCollapsibleButton
-    return ctk
 
 
 class Loader(QtUiTools.QUiLoader):
@@ -106,48 +114,3 @@ def stored(kind, default, on_change=None):
 
     result = QtCore.Property(kind, lambda self: getattr(self, name_of(self), default), setter)
     return result
-
-
-class ctkCollapsibleButton(QtWidgets.QWidget):
-    """A section with a title bar that folds its contents away."""
-
-    HEIGHT = 24
-    contentsCollapsed = QtCore.Signal(bool)
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self.setContentsMargins(0, self.HEIGHT, 0, 0)
-
-    def _on_change(self):
-        for child in self.children():
-            if isinstance(child, QtWidgets.QWidget):
-                child.setVisible(not self.collapsed)
-        self.setMaximumHeight(self.HEIGHT if self.collapsed else 16777215)
-        self.update()
-        self.contentsCollapsed.emit(self.collapsed)
-
-    text = stored(str, "", lambda self: self.update())
-    collapsed = stored(bool, False, _on_change)
-
-    def setCollapsed(self, collapsed):
-        if collapsed != self.collapsed:
-            self.setProperty("collapsed", collapsed)
-
-    def childEvent(self, event):
-        # A child that comes while the section is folded is folded away too.
-        child = event.child()
-        if event.polished() and isinstance(child, QtWidgets.QWidget) and self.collapsed:
-            child.setVisible(False)
-        super().childEvent(event)
-
-    def mousePressEvent(self, event):
-        if event.position().y() <= self.HEIGHT:
-            self.setCollapsed(not self.collapsed)
-
-    def paintEvent(self, event):
-        painter = QtGui.QPainter(self)
-        bar = QtCore.QRect(0, 0, QtWidgets.QWidget.width.fget(self), self.HEIGHT)
-        painter.fillRect(bar, self.palette.color(QtGui.QPalette.ColorRole.Midlight))
-        sign = "\u25b8" if self.collapsed else "\u25be"
-        painter.drawText(bar.adjusted(6, 0, 0, 0), QtCore.Qt.AlignmentFlag.AlignVCenter, f"{sign}  {self.text}")
-        painter.end()
