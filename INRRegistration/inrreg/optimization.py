@@ -17,6 +17,9 @@ Emit = Callable[[str, dict[str, Any]], None]
 REPORT_EVERY = 0.15
 """Seconds between progress events: reading a loss waits for the device."""
 
+SPAN = 10
+"""Steps over which `Run.settle` takes the mean of a loss."""
+
 
 class Cancelled(Exception):
     """The user cancelled; nothing has been written."""
@@ -47,6 +50,8 @@ class Run:
         self._work = self._worked = self._step_work = 0.0
         self._reported = -math.inf
         self._stage, self._begun = "", self.started
+        self._losses: list[Tensor] = []
+        self._settled = False
 
     def seconds(self) -> float:
         """Time since the job began."""
@@ -102,14 +107,16 @@ class Run:
     def stage(self, name: str, steps: int) -> Iterator[float]:
         """Loop over one stage's steps; yields the part of it that is done, 0 at the first step.
 
-        Under a time budget the stage ends when its share is spent, and the part follows the clock.
+        Under a time budget the stage ends when its share is spent, and the part follows the clock. It also ends once
+        `settle` found nothing left to gain.
         """
         self._stage, begin = name, time.perf_counter()
+        self._losses, self._settled = [], False
         cost, worked = self._costs.pop(0), self._worked
         share = (self.deadline - begin) * cost / (self._work - worked)
         for step in range(steps):
             part = max(step / steps, (time.perf_counter() - begin) / share if share > 0 else 1.0)
-            if part >= 1 and step > 0:
+            if self._settled or (part >= 1 and step > 0):
                 self._done += steps - step
                 break
             self.check_cancelled()
@@ -118,6 +125,18 @@ class Run:
             self._done += 1
             self._worked += self._step_work
         self._worked = worked + cost
+
+    def settle(self, terms: dict[str, Tensor], tolerance: float) -> None:
+        """End the stage when the mean loss of the last `SPAN` steps is less than a part `tolerance` below that before.
+
+        Means of so many steps see through the noise of single ones, and a stage that gains so little leaves the rest to
+        the next, finer one. The losses are read once in `SPAN` steps, since reading waits for the device.
+        """
+        self._losses.append(sum(terms.values()).detach())
+        if tolerance and len(self._losses) == 2 * SPAN:
+            before, now = (torch.stack(part).mean().item() for part in (self._losses[:SPAN], self._losses[SPAN:]))
+            self._settled = before - now < tolerance * abs(before)
+            del self._losses[:SPAN]
 
     def report(self, terms: dict[str, Tensor]) -> None:
         """Tell the loss of this step, at most every `REPORT_EVERY` seconds.

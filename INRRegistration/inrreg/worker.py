@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import math
 import os
 import queue
@@ -32,6 +33,9 @@ from inrreg.versions import versions
 
 HEARTBEAT = 1.0
 """Seconds between heartbeats during a job."""
+
+SEIZED = 30.0
+"""Seconds without a heartbeat after which a process that runs no Python any more ends itself."""
 
 RESULT_FILES = ("displacement.nrrd", "model.safetensors", "model.json", "metrics.json", "job.json")
 """What a result folder holds at least, before it is announced."""
@@ -187,8 +191,13 @@ class Worker:
 
     def _beat(self, stopped: threading.Event, request: str, job: str) -> None:
         start = time.monotonic()
-        while not stopped.wait(HEARTBEAT):
+        while True:
+            # A step that never gives the interpreter's lock back hears neither cancel nor the end of stdin.
+            faulthandler.dump_traceback_later(SEIZED, exit=True, file=sys.__stderr__)
+            if stopped.wait(HEARTBEAT):
+                break
             self._events.send("heartbeat", {"seconds": time.monotonic() - start}, request, job)
+        faulthandler.cancel_dump_traceback_later()
 
     def _error(self, error: BaseException, request: str, job: str) -> None:
         known = explain(error)

@@ -121,6 +121,17 @@ def test_what_leaves_the_moving_image_does_not_drag_the_rest() -> None:
     assert error[there].mean() < 0.4 * before[there].mean()
 
 
+@pytest.mark.parametrize(("slope", "taken"), [(0.0, 20), (0.05, 60)], ids=["flat", "falling"])
+def test_a_stage_ends_when_nothing_is_left_to_gain(slope: float, taken: int) -> None:
+    run, steps = Run(), 0
+    run.plan([60, 5])
+    for _ in run.stage("first", 60):
+        steps += 1
+        run.settle({"loss": torch.tensor(10.0 - slope * steps + 0.01 * (steps % 2))}, 0.01)
+    assert steps == taken
+    assert len(list(run.stage("second", 5))) == 5
+
+
 def test_the_other_way_round_is_the_moving_image_as_it_is_brought_to_the_fixed_grid() -> None:
     pair, given = phantom(), problem()
     shift = torch.tensor([3 * 4.5 / given.frame.scale, 0, 0], dtype=torch.float32)  # three voxels

@@ -31,6 +31,7 @@ QUICK = {
         "node_spacing": (40, 30),
         "width": 32,
         "rate": 4e-3,
+        "omega": 8,
     },
     "idir": {"steps": 6, "points": 500, "regularized": 0.2, "width": 32, "hidden": 2, "omega": 8},
     "cidir": {"points": 500, "regularized": 0.2, "width": 32, "hidden": 2, "omega": 8},

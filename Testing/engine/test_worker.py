@@ -155,6 +155,21 @@ def test_the_heart_beats_in_a_hung_step_and_end_of_stdin_ends_it(client, tmp_pat
     assert time.monotonic() - start < 1
 
 
+def test_a_step_that_seizes_the_interpreter_is_ended_and_says_where(tmp_path):
+    client = Client("--seized=1.5")
+    client.send("register", "r1", folder=str(make_job(tmp_path / "1", behaviour="seized")))
+    client.wait("hello")
+    assert client.process.wait(timeout=20) != 0
+    assert b"in behave" in b"".join(client.stderr)
+
+
+def test_a_long_job_whose_heart_beats_is_not_ended(tmp_path):
+    client = Client("--seized=1.5")
+    client.send("register", "r1", folder=str(make_job(tmp_path / "1", steps=40, pause=0.1)))
+    assert client.wait("result", "error", timeout=20)[0].kind == "result"
+    client.close()
+
+
 def test_shutdown_ends_it(client):
     client.wait("hello")
     client.send("shutdown")

@@ -1,11 +1,12 @@
 """Runs the real worker over a fake engine, so that its protocol is tested in fractions of a second.
 
 The fake displaces the middle of the fixed image by a smooth bump, or misbehaves as its settings say.
-`python fake_worker.py [--no-torch]`
+`python fake_worker.py [--no-torch] [--seized=SECONDS]`
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import sys
@@ -50,6 +51,9 @@ def register(job, output, *, emit, cancelled):
 def behave(behaviour):
     if behaviour == "hang":
         time.sleep(1000)
+    elif behaviour == "seized":
+        # In C, without giving the interpreter's lock back.
+        ctypes.PyDLL(None).sleep(1000)
     elif behaviour == "deaf":
         # Deaf to the end of stdin; terminate ends it.
         os._exit = lambda code: time.sleep(1000)
@@ -123,4 +127,7 @@ if __name__ == "__main__":
     else:
         install()
         stub_torch()
+    for argument in sys.argv[1:]:
+        if argument.startswith("--seized="):
+            worker.SEIZED = float(argument.partition("=")[2])
     worker.main()

@@ -39,9 +39,10 @@ class FastSettings(Settings):
     folding: float = setting(1.0, "weight of the penalty on folding, at the last stage", low=0, high=1000)
     noise: float = setting(3e-5, "variance below which a window counts as flat, intensities 0 to 1", low=1e-9, high=1)
     start: float = setting(0.05, "size of the first displacement, in half the image's longest side", low=1e-6, high=1)
-    rate: float = setting(2e-3, "learning rate at the start", low=1e-7, high=1)
+    rate: float = setting(3e-3, "learning rate at the start", low=1e-7, high=1)
     final_rate: float = setting(2e-4, "learning rate at the end", low=0, high=1)
     residual_rate: float = setting(0.4, "learning rate of the nodes' residual", unit="mm", low=0, high=10)
+    tolerance: float = setting(0.01, "part of the loss that ten steps must gain for a stage to go on", low=0, high=1)
 
 
 PRESETS = (
@@ -113,6 +114,7 @@ def fit(problem: Problem, settings: FastSettings, run: Run) -> Field:
                 for group in residual.param_groups:
                     group["lr"] = own_rate(part)
                 residual.step()
+            run.settle(terms, settings.tolerance)
             run.report(terms)
         before += steps
     return lattice

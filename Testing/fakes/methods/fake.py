@@ -9,6 +9,7 @@ from inrreg.protocol import Preset, Settings, setting
 BEHAVIOURS = (
     "register",
     "hang",
+    "seized",
     "deaf",
     "user-error",
     "memory",
