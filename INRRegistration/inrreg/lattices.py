@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import SimpleITK as sitk
 import torch
@@ -35,7 +37,7 @@ class ImageLattice:
         """
         self.problem = problem
         grid = problem.grid.resampled(np.maximum(spacing, problem.grid.spacing))
-        mask = self._mask(grid)
+        mask, whole = self._mask(grid), math.prod(grid.size)
         if mask is not None:  # nothing beyond a window's reach of it is ever looked at
             voxels = np.stack(np.nonzero(mask.cpu().numpy())[::-1])
             if not voxels.size:
@@ -55,6 +57,7 @@ class ImageLattice:
         self.turned = turned
         sigma = (window / grid.spacing)[::-1].tolist()
         self.ncc = LocalNcc(fixed, torch.ones_like(fixed) if mask is None else mask, sigma, noise)
+        self.share = float(self.ncc.count) / whole
         self.bases = [basis.to(problem.device) for basis in lattice.geometry.bases(grid, problem.frame)]
 
     def displacement(self, coefficients: Tensor) -> Tensor:
@@ -62,10 +65,13 @@ class ImageLattice:
         return spread(coefficients, self.bases)
 
     def loss(self, coefficients: Tensor) -> Tensor:
-        """The local NCC loss of the spline with these coefficients."""
+        """The local NCC loss of the spline with these coefficients, times the share of the image that the mask is.
+
+        An integral over the image, as the regularization is: else a small mask would leave its inside to the data alone.
+        """
         located = self._locate(coefficients)
         inside = self.problem.valid_located(located, self.moving)
-        return self.ncc(self.moving.sample_located(located)[0], inside)
+        return self.share * self.ncc(self.moving.sample_located(located)[0], inside)
 
     def _locate(self, coefficients: Tensor) -> Tensor:
         """Where the samples lie in the moving volume, (D, H, W, 3). Linear maps are taken to the few coefficients."""
