@@ -67,7 +67,7 @@ class ImageLattice:
     def loss(self, coefficients: Tensor) -> Tensor:
         """The local NCC loss of the spline with these coefficients, times the share of the image that the mask is.
 
-        An integral over the image, as the regularization is: else a small mask would leave its inside to the data alone.
+        An integral over the image, as the regularization is: else a small mask would leave its inside to the data.
         """
         located = self._locate(coefficients)
         inside = self.problem.valid_located(located, self.moving)
