@@ -25,7 +25,13 @@ QUICK: dict[str, dict[str, Any]] = {
     "ccidir": {"width": 64, "points": 2000, "regularized": 0.1, "steps": 200, "rate": 1e-3, "final_rate": 1e-5},
     "idir": {"width": 64, "points": 2000, "regularized": 0.1, "steps": 200, "rate": 1e-3, "final_rate": 1e-5},
     "cidir": {"width": 64, "points": 2000, "regularized": 0.1, "steps": 200, "rate": 1e-3, "final_rate": 1e-5},
-    "cidir_light": {"steps": (40, 30, 20), "image_spacing": (12, 8, 6), "node_spacing": (24, 16, 12), "rate": 2e-3},
+    "cidir_light": {
+        "variation": 0.02,
+        "steps": (40, 30, 20),
+        "image_spacing": (12, 8, 6),
+        "node_spacing": (24, 16, 12),
+        "rate": 2e-3,
+    },
     "dual": {"width": 64, "points": 2000, "regularized": 0.1, "steps": (70, 60, 60)},
 }
 """Settings with which each method takes a few seconds; a new method adds a line."""
