@@ -138,7 +138,10 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
             resample=output_volume is not None if resample is None else resample,
         )
         run = shared().start(lambda: request)
-        return shared().wait(run) if wait else run
+        if not wait:
+            return run
+        shared().wait(run)
+        return run.transform
 
 
 class INRRegistrationTest(ScriptedLoadableModuleTest):

@@ -1,4 +1,4 @@
-"""Registrations from Python: one worker and one running registration for all of Slicer."""
+"""What panel and scripts start: one worker and one operation at a time for all of Slicer."""
 
 from __future__ import annotations
 
@@ -15,19 +15,30 @@ from inrreg.protocol import UserError
 
 from . import dependencies
 from .folders import JobsFolder, remove_abandoned
+from .operation import DONE, FAILED, Operation
 from .process import WorkerProcess
 from .request import Request
-from .run import DONE, FAILED, Run
+from .run import Run
+from .signal import Signal
 
 
 class Registrations:
-    """Starts runs, one at a time, over a worker that stays warm; owns the folder that the jobs lie in."""
+    """Starts operations, one at a time, over a worker that stays warm; owns the folder that the jobs lie in.
+
+    Signal: `changed` (), when an operation has begun or ended.
+    """
 
     def __init__(self) -> None:
         self.process = WorkerProcess()
-        self.run: Run | None = None
+        self.changed = Signal()
+        self.operation: Operation | None = None
         self._folder: JobsFolder | None = None
         self._starting = self._watching = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether an operation is under way."""
+        return self._starting or (self.operation is not None and self.operation.active)
 
     def warm_up(self) -> None:
         """Start the worker ahead of any registration: it knows the devices."""
@@ -39,21 +50,34 @@ class Registrations:
 
         Raises `UserError` where it cannot: busy, wrong input, missing packages.
         """
-        if self._starting or (self.run is not None and self.run.active):
-            raise UserError("busy", "A registration is already running.", "Wait for it, or cancel it.")
+
+        def make(process: WorkerProcess, folder: Path) -> Run:
+            checked = request()
+            checked.check()
+            return Run(checked, process, folder)
+
+        request().check()
+        return self.begin(make)
+
+    def begin(self, make: Callable[[WorkerProcess, Path], Operation]) -> Any:
+        """Begin the operation that `make(process, folder)` gives, once the packages it needs are there.
+
+        Raises `UserError` where it cannot: busy, missing packages, or what `make` raises.
+        """
+        if self.busy:
+            raise UserError("busy", "An operation is already running.", "Wait for it, or cancel it.")
         # An installation asks and reports in dialogs, below which the user may click again.
         self._starting = True
         try:
-            request().check()
             dependencies.ensure()
-            checked = request()
-            checked.check()
-            self.run = self._start(checked)
+            self.operation = operation = self._make(make)
         finally:
             self._starting = False
-        return self.run
+        operation.finished.connect(self.changed.emit)
+        self.changed.emit()
+        return operation
 
-    def _start(self, request: Request) -> Run:
+    def _make(self, make: Callable[[WorkerProcess, Path], Operation]) -> Operation:
         if self._folder is None:
             temporary = Path(slicer.app.temporaryPath)
             self._folder = JobsFolder(temporary)
@@ -61,26 +85,25 @@ class Registrations:
         self._watch_exit()
         folder = self._folder.new()
         try:
-            return Run(request, self.process, folder)
+            return make(self.process, folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    def wait(self, run: Run) -> Any:
-        """Process events until a run has finished; its transform node. Raises `UserError` where it failed."""
-        while run.active:
+    def wait(self, operation: Operation) -> None:
+        """Process events until an operation is done. Raises `UserError` where it failed or was cancelled."""
+        while operation.active:
             slicer.app.processEvents()
             time.sleep(0.005)
-        if run.state == FAILED:
-            raise run.error
-        if run.state != DONE:
-            raise UserError("cancelled", "The registration was cancelled.")
-        return run.transform
+        if operation.state == FAILED:
+            raise operation.error
+        if operation.state != DONE:
+            raise UserError("cancelled", "This was cancelled.")
 
     def close(self) -> None:
-        """End the run and the worker, remove all files, keep no connection: before the module is reloaded."""
-        if self.run is not None:
-            self.run.abort()
+        """End the operation and the worker, remove all files, keep no connection: before the module is reloaded."""
+        if self.operation is not None:
+            self.operation.abort()
         self.process.stop()
         if self._watching:
             self._watching = False
@@ -96,8 +119,8 @@ class Registrations:
 
     def quit(self, *_: Any) -> None:
         """Slicer exits: there is no event loop any more that would see to the worker's end."""
-        if self.run is not None:
-            self.run.abort()
+        if self.operation is not None:
+            self.operation.abort()
         self.process.stop()
         self.process.wait_for_end()
         self.close()

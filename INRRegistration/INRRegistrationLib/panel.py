@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from typing import Any
 
 import slicer
@@ -14,10 +15,13 @@ from inrreg import protocol
 from inrreg.protocol import UserError
 
 from .logic import Registrations
+from .operation import CANCELLED, DONE, Operation
 from .parameters import Parameters
 from .request import Request
-from .run import CANCELLED, DONE, Run
+from .run import Run
+from .section import Section
 from .segment_menu import SegmentMenu
+from .selectors import Selectors
 from .settings_form import SettingsForm
 from .widgets import choose, chosen, connect, fill, read
 
@@ -37,6 +41,8 @@ SELECTORS = {
     "output_volume": "volumeSelector",
 }
 """Node selectors of the .ui file by parameter."""
+SECTIONS: tuple[type[Section], ...] = ()
+"""What stands below the registration, from top to bottom."""
 
 
 class Panel(VTKObservationMixin):
@@ -46,7 +52,9 @@ class Panel(VTKObservationMixin):
         super().__init__()
         self.ui = ui
         self.registrations = registrations
-        self.run: Run | None = None
+        self.run: Operation | None = None
+        """What the progress bar is about: a registration, or what a section performs."""
+        self._done: Callable[[Any], None] = self._show_done
         self._updating = False
         self._progressed = False
         self._outcome = ""
@@ -60,6 +68,8 @@ class Panel(VTKObservationMixin):
             "fixed_mask_segments": SegmentMenu(ui.fixedSegmentsButton),
             "moving_mask_segments": SegmentMenu(ui.movingSegmentsButton),
         }
+        self._selectors = Selectors(ui, SELECTORS, self._on_node_chosen)
+        self.sections = [kind(self) for kind in SECTIONS]
         self._connect()
         self.enter()
         self.show_idle()
@@ -76,15 +86,13 @@ class Panel(VTKObservationMixin):
     def cleanup(self) -> None:
         """Let go of everything: the module is reloaded or Slicer exits."""
         self.removeObservers()
+        for section in self.sections:
+            section.cleanup()
         self.registrations.process.hello.disconnect(self._on_hello)
         self.registrations.close()
 
     def _connect(self) -> None:
         ui = self.ui
-        for name, selector in SELECTORS.items():
-            widget = getattr(ui, selector)
-            widget.setMRMLScene(slicer.mrmlScene)
-            connect(widget.currentNodeChanged, lambda name=name: self._on_node_chosen(name))
         for name, menu in self._menus.items():
             menu.changed.connect(lambda segments, name=name: self._set(name, segments))
         connect(ui.presetSelector.currentIndexChanged, lambda: self._set("preset", chosen(ui.presetSelector)))
@@ -105,10 +113,10 @@ class Panel(VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._on_node_removed)
 
     def _on_scene_start_close(self, *_: Any) -> None:
-        self._updating = True
+        self._updating = self._selectors.quiet = True
 
     def _on_scene_end_close(self, *_: Any) -> None:
-        self._updating = False
+        self._updating = self._selectors.quiet = False
         self.enter()
         self.show_idle()
 
@@ -117,12 +125,10 @@ class Panel(VTKObservationMixin):
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _on_node_removed(self, scene: Any, event: str, node: Any) -> None:
-        """Choose none in place of a node about to be removed: its selector would go on to another node."""
-        if self._updating:
-            return
-        for name, selector in SELECTORS.items():
-            if getattr(self.parameters, name) is node:
-                getattr(self.ui, selector).setCurrentNode(None)
+        if not self._updating:
+            self._selectors.forget(node)
+            for section in self.sections:
+                section.forget(node)
 
     def _on_parameters_modified(self, *_: Any) -> None:
         if not self._updating:
@@ -137,10 +143,7 @@ class Panel(VTKObservationMixin):
         if not self._updating:
             setattr(self.parameters, name, value)
 
-    def _on_node_chosen(self, name: str) -> None:
-        node = getattr(self.ui, SELECTORS[name]).currentNode()
-        if self._updating or node is getattr(self.parameters, name):
-            return  # a selector repeats itself when the scene's nodes are sorted anew
+    def _on_node_chosen(self, name: str, node: Any) -> None:
         with slicer.util.NodeModify(self.parameters.node):
             self._set(name, node)
             if name in ("fixed_mask", "moving_mask"):
@@ -157,8 +160,7 @@ class Panel(VTKObservationMixin):
         ui, parameters = self.ui, self.parameters
         self._updating = True
         try:
-            for name, selector in SELECTORS.items():
-                getattr(ui, selector).setCurrentNode(getattr(parameters, name))
+            self._selectors.show(parameters)
             for side in ("fixed", "moving"):
                 name = f"{side}_mask_segments"
                 self._menus[name].show(getattr(parameters, f"{side}_mask"), getattr(parameters, name))
@@ -174,6 +176,8 @@ class Panel(VTKObservationMixin):
                 ui.presetLabel.setText(preset.purpose[:1].upper() + preset.purpose[1:])
                 ui.presetLabel.setToolTip(preset.source)
                 self._form.show(preset.settings, parameters.overrides.get(preset.name, {}))
+            for section in self.sections:
+                section.show()
         finally:
             self._updating = False
         self._show_button()
@@ -210,14 +214,21 @@ class Panel(VTKObservationMixin):
             if self.run is not None:
                 self._show_button()
             return
-        self.show_idle()
         self.ui.logText.clear()
+        self.perform(lambda: self.registrations.start(lambda: Request.of(self.parameters)), self._show_done)
+
+    def perform(self, start: Callable[[], Operation], done: Callable[[Any], None]) -> None:
+        """Show an operation's progress, with Cancel, and call `done(operation)` once it has succeeded.
+
+        What goes wrong is shown here, what `start` raises, too.
+        """
+        self.show_idle()
         try:
-            run = self.registrations.start(lambda: Request.of(self.parameters))
+            run = start()
         except UserError as error:
             self.show_error(error)
             return
-        self.run = run
+        self.run, self._done = run, done
         run.progress.connect(self._on_progress)
         run.alive.connect(self._on_alive)
         run.log.connect(self._log)
@@ -239,19 +250,21 @@ class Panel(VTKObservationMixin):
         bar = self.ui.progressBar
         bar.setMaximum(1000)
         bar.setValue(int(1000 * data["step"] / max(1, data["steps"])))
-        loss = f"{data['loss']:.4g}" if data["loss"] is not None else "-"
-        stage = str(data["stage"]).capitalize()
-        text = _("{stage}: step {step} of {steps}, loss {loss} (lower is better), {left} left")
-        text = text.format(stage=stage, step=data["step"], steps=data["steps"], loss=loss, left=duration(data["eta"]))
-        self._tell(text)
+        if data["loss"] is None:
+            text = _("{stage}: step {step} of {steps}")
+        else:
+            text = _("{stage}: step {step} of {steps}, loss {loss:.4g} (lower is better), {left} left")
+        self._tell(text.format(**{**data, "stage": str(data["stage"]).capitalize()}, left=duration(data["eta"])))
 
     def _on_finished(self) -> None:
         run, self.run = self.run, None
         self.show_idle()
         if run.state == DONE:
-            self._show_done(run)
+            self._done(run)
+            if run.warnings:
+                self._show_box(WARNING_STYLE, _("Look at this result with care"), " ".join(run.warnings))
         elif run.state == CANCELLED:
-            self._show_outcome(_("Cancelled. The scene is as it was."))
+            self.show_outcome(_("Cancelled. The scene is as it was."))
         else:
             self.show_error(run.error)
 
@@ -264,9 +277,7 @@ class Panel(VTKObservationMixin):
         text = _("Done in {time}: {moving} is under the transform {transform}.")
         moving = run.transform.GetNodeReference("INRRegistration.Moving").GetName()
         text = text.format(time=duration(run.seconds), moving=moving, transform=run.transform.GetName())
-        self._show_outcome(text)
-        if run.warnings:
-            self._show_box(WARNING_STYLE, _("Look at this result with care"), " ".join(run.warnings))
+        self.show_outcome(text)
         for name, value in run.metrics.items():
             self._log(f"{name}: {value}")
 
@@ -290,7 +301,8 @@ class Panel(VTKObservationMixin):
         label.setText(f"<b>{html.escape(title)}</b><br>{html.escape(text)}")
         label.setVisible(True)
 
-    def _show_outcome(self, text: str) -> None:
+    def show_outcome(self, text: str) -> None:
+        """Say what came of an operation, until something is changed."""
         self._outcome = text
         self._tell(text)
 
@@ -304,6 +316,8 @@ class Panel(VTKObservationMixin):
         cancelling = running and self.run.state == "cancelling"
         for section in ("inputsSection", "outputsSection", "moreSection", "advancedSection"):
             getattr(self.ui, section).setEnabled(not running)
+        for entry in self.sections:
+            entry.set_busy(running)
         button.setText(_("Cancelling…") if cancelling else _("Cancel") if running else _("Register"))
         if running:
             button.setEnabled(not cancelling)

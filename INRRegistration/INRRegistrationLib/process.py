@@ -86,11 +86,11 @@ class WorkerProcess:
         process.errorOccurred.connect(lambda error, *_: self._on_error(process, error))
         process.start(program, arguments)
 
-    def submit(self, folder: Path, job: str, **options: Any) -> None:
-        """Register the job in a folder; its events follow. A worker that is not there yet is started."""
+    def submit(self, command: str, folder: Path, **entries: Any) -> None:
+        """Hand over a task in its job folder; its events follow. A worker that is not there yet is started."""
         self._kill_timer.stop()
         self._request = uuid.uuid4().hex
-        self._pending = Message("register", {"folder": str(folder), **options}, self._request, job)
+        self._pending = Message(command, {"folder": str(folder), **entries}, self._request, folder.name)
         self._unheard = self._pending if self._ready else None
         self._silence_timer.start(SILENCE)
         self.start()
@@ -163,7 +163,7 @@ class WorkerProcess:
             self._send_pending()
         elif message.request in ("", self._request) and self._request:
             self._unheard = None
-            if message.kind in ("result", "cancelled", "error"):
+            if message.kind in ("result", "done", "cancelled", "error"):
                 self._forget()
             else:
                 self._silence_timer.start(SILENCE)

@@ -93,8 +93,8 @@ class Request:
                 "initial", "The initial transform would be overwritten.", "Choose another output transform."
             )
 
-    def gather(self, folder: Path, job_id: str) -> Callable[[], tuple[Job, list[str]]]:
-        """Read the scene, and return what writes the job folder and gives the job, with what the user may read of it.
+    def gather(self, folder: Path, job_id: str) -> Callable[[], list[str]]:
+        """Read the scene, and return what writes the job folder and gives notes of it for the user.
 
         That is safe off the GUI thread: nothing of the scene is touched any more.
         Raises `UserError` where a node cannot be exported.
@@ -129,12 +129,12 @@ class Request:
         plain = ("prealign", "preset", "overrides", "device", "threads", "seed", "time_budget")
         job = Job(**files, **{name: getattr(self, name) for name in plain}, id=job_id)
 
-        def write() -> tuple[Job, list[str]]:
+        def write() -> list[str]:
             for name, snapshot in snapshots.items():
                 snapshot.write(folder / files[name])
             if initial is not None:
                 initial.write(folder)
             job.save(folder)
-            return job, notes
+            return notes
 
         return write

@@ -11,7 +11,23 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
+from inrreg.protocol import UserError
+
 from . import hierarchy, nrrd, transforms
+
+RESULT = "INRRegistration.Result"
+"""Attribute of our transforms with the folder of the engine's result."""
+
+
+def folder_of(transform: Any) -> Path:
+    """The result folder that a transform node came from. Raises `UserError` where it has none, or it is gone."""
+    folder = transform.GetAttribute(RESULT) if transform is not None else None
+    if not folder:
+        raise UserError("result", "There is no result of this module yet.", "Register first.")
+    if not (Path(folder) / "model.json").is_file():
+        hint = "Register again: results are kept until Slicer exits."
+        raise UserError("result", f"The files of '{transform.GetName()}' are gone.", hint)
+    return Path(folder)
 
 
 def read_grid(path: Path) -> tuple[np.ndarray, np.ndarray]:

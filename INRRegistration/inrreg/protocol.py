@@ -350,6 +350,7 @@ EVENTS = {
     "preview": ("path",),
     "warning": ("code", "message"),
     "result": ("folder", "metrics"),
+    "done": (),
     "alpha": ("alpha", "path"),
     "cancelled": (),
     "error": ("code", "message", "hint"),
@@ -359,7 +360,7 @@ EVENTS = {
 
 `devices` is a list of {id, name}, GPUs first; `step` counts over the whole run, not within a stage; `terms` holds the
 parts of `loss` by name; `seconds` and `eta` are from the start of the job and to its end; `folder` is the finished
-result folder.
+result folder. A task that is no registration ends in `done`, with what its function in `inrreg.tasks` returns.
 """
 
 

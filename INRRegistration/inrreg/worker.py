@@ -1,34 +1,31 @@
-"""The worker process: takes commands on stdin, runs one registration at a time, answers with events.
+"""The worker process: takes commands on stdin, carries out one task at a time, answers with events.
 
 Run as `python -m inrreg.worker`. It stays alive between jobs, so that importing torch and opening a GPU
 context is paid once. Events go, one JSON line each, to what was stdout when the process began; whatever
 libraries print lands on stderr. End of stdin ends the process at once and from any state: the panel that
 owned it is gone, however it went.
 
-Commands are `inrreg.protocol.COMMANDS`. `cancel` names by its request id the job to cancel. `register` may
-carry `resample: true`: the moving image is then also resampled onto the fixed grid, and the `result` event
-names that file as `resampled`. `alpha` evaluates a conditioned result, which stays in memory for the next one.
+Commands are `inrreg.protocol.COMMANDS`; what they do is `inrreg.tasks`. `cancel` names by its request id the task to
+cancel. `alpha` evaluates a conditioned result, which stays in memory for the next one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import faulthandler
 import math
 import os
 import queue
-import shutil
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from inrreg import protocol
-from inrreg.protocol import Job, Message, UserError
+from inrreg.protocol import Message, UserError
+from inrreg.tasks import TASKS
 from inrreg.versions import versions
 
 HEARTBEAT = 1.0
@@ -36,9 +33,6 @@ HEARTBEAT = 1.0
 
 SEIZED = 30.0
 """Seconds without a heartbeat after which a process that runs no Python any more ends itself."""
-
-RESULT_FILES = ("displacement.nrrd", "model.safetensors", "model.json", "metrics.json", "job.json")
-"""What a result folder holds at least, before it is announced."""
 
 
 class EventWriter:
@@ -60,7 +54,7 @@ class EventWriter:
 
 
 class Worker:
-    """One process's state: at most one job, which the command thread can cancel at any time."""
+    """One process's state: at most one task, which the command thread can cancel at any time."""
 
     def __init__(self, commands: BinaryIO, events: BinaryIO) -> None:
         self._commands = commands
@@ -81,7 +75,7 @@ class Worker:
             if message.kind == "alpha":
                 self._evaluate(message)
             else:
-                self._register(message)
+                self._work(message)
 
     # ------------------------------------------------------------------------------------- commands
 
@@ -116,7 +110,7 @@ class Worker:
                     self._request = message.request
                     self._cancel.clear()
             if busy:
-                error = UserError("busy", "A registration is already running.", "Wait for it, or cancel it.")
+                error = UserError("busy", "The registration process is busy.", "Wait for it, or cancel what it does.")
                 self._error(error, message.request, message.job)
             else:
                 self._queue.put(message)
@@ -140,14 +134,16 @@ class Worker:
         if error is not None:
             self._error(error, "", "")
 
-    def _register(self, message: Message) -> None:
-        """Run one job from its folder; whatever happens becomes exactly one closing event."""
+    def _work(self, message: Message) -> None:
+        """Carry out one command in its job folder; whatever happens becomes exactly one closing event."""
         beating = threading.Event()
         names = (message.request, message.job)
         threading.Thread(target=self._beat, args=(beating, *names), daemon=True, name="heartbeat").start()
         error = None
         try:
-            kind, data = "result", self._run_job(message)
+            folder = Path(message.data["folder"]).resolve()
+            data = TASKS[message.kind](folder, message.data, partial(self._emit, *names), self._cancel.is_set)
+            kind = "result" if message.kind == "register" else "done"
         except BaseException as raised:
             kind, data, error = "cancelled", {}, raised
         beating.set()
@@ -159,35 +155,8 @@ class Worker:
         else:
             self._error(error, *names)
 
-    def _run_job(self, message: Message) -> dict[str, Any]:
-        folder = Path(message.data["folder"]).resolve()
-
-        def emit(kind: str, data: dict[str, Any]) -> None:
-            self._events.send(kind, data, message.request, message.job)
-
-        job = Job.load(folder)
-        # Before the working directory changes: they are found from there.
-        from inrreg.optimization import Cancelled
-        from inrreg.registration import register
-
-        with working_in(folder):
-            job = dataclasses.replace(job, **{name: os.path.relpath(path) for name, path in job.files().items()})
-            output = Path("result")
-
-            def stop_if_cancelled() -> None:
-                if self._cancel.is_set():
-                    shutil.rmtree(output, ignore_errors=True)
-                    raise Cancelled
-
-            stop_if_cancelled()
-            metrics = register(job, output, emit=emit, cancelled=self._cancel.is_set)
-            check_result(output)
-            data = {"folder": str(folder / output), "metrics": metrics}
-            stop_if_cancelled()
-            if message.data.get("resample"):
-                data["resampled"] = str(folder / resample(job, output, Path("resampled.nrrd"), self._cancel.is_set))
-                stop_if_cancelled()
-        return data
+    def _emit(self, request: str, job: str, kind: str, data: dict[str, Any]) -> None:
+        self._events.send(kind, data, request, job)
 
     def _beat(self, stopped: threading.Event, request: str, job: str) -> None:
         start = time.monotonic()
@@ -259,73 +228,6 @@ def explain(error: BaseException) -> UserError:
         return UserError("disk", "The disk is full.", "Free some space in the temporary folder.")
     hint = "The log holds the details; please report them."
     return UserError("internal", f"The registration failed unexpectedly ({type(error).__name__}: {text}).", hint)
-
-
-def check_result(folder: Path) -> None:
-    """Read a result folder back. Raises `UserError` (code `result`) where it is incomplete or damaged."""
-    import numpy as np
-    import SimpleITK as sitk
-
-    hint = "Is the disk full? The log holds the details."
-    missing = [name for name in RESULT_FILES if not (folder / name).is_file()]
-    if missing:
-        raise UserError("result", f"The result lacks {', '.join(missing)}.", hint)
-    try:
-        field = sitk.ReadImage(str(folder / "displacement.nrrd"))
-    except RuntimeError as error:
-        raise UserError("result", f"The result cannot be read back ({error}).", hint) from None
-    if field.GetNumberOfComponentsPerPixel() != 3 or not np.isfinite(sitk.GetArrayViewFromImage(field)).all():
-        raise UserError("result", "The resulting displacement field holds values that are no numbers.", hint)
-
-
-def resample(job: Job, result: Path, path: Path, cancelled: Callable[[], bool] = lambda: False) -> Path:
-    """Write the moving image resampled onto the fixed grid with the result's displacement; returns `path`.
-
-    Cancelled on the way it writes nothing.
-    """
-    import SimpleITK as sitk
-
-    from inrreg.warping import padding_value
-
-    # ITK's own transform, the whole grid at once: it may hold a hundred million voxels.
-    field = sitk.ReadImage(str(result / "displacement.nrrd"), sitk.sitkVectorFloat64)
-    moving = sitk.ReadImage(job.moving)
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetReferenceImage(sitk.ReadImage(job.fixed))
-    resampler.SetTransform(sitk.DisplacementFieldTransform(field))
-    resampler.SetInterpolator(sitk.sitkLinear)
-    resampler.SetDefaultPixelValue(padding_value(moving))
-    resampler.SetNumberOfThreads(job.threads or os.cpu_count() or 1)
-    resampler.AddCommand(sitk.sitkProgressEvent, lambda: resampler.Abort() if cancelled() else None)
-    try:
-        warped = resampler.Execute(moving)
-    except RuntimeError:  # SimpleITK's word for an abort, too
-        if not cancelled():
-            raise
-        return path
-    partial = path.with_name("partial-" + path.name)
-    sitk.WriteImage(warped, str(partial), False)
-    partial.replace(path)
-    return path
-
-
-@contextlib.contextmanager
-def working_in(folder: Path) -> Iterator[None]:
-    """The folder as working directory, so that relative names will do.
-
-    On Windows SimpleITK's readers fail on absolute names with letters beyond the code page. Left again at the end,
-    since Windows removes no folder that a process works in.
-    """
-    before = Path.cwd()
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        hint = "Choose another temporary folder in Slicer's settings, with a shorter name."
-        raise UserError("file", f"The folder {folder} cannot be used ({error.strerror}).", hint) from None
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def write_at(deformation: Any, alpha: Any, spacing: Any, path: Path) -> Path:

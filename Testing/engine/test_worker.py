@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import queue
 import signal
@@ -18,7 +17,7 @@ pytest.importorskip("SimpleITK")
 import numpy as np
 import SimpleITK
 
-from inrreg import methods, protocol
+from inrreg import methods, protocol, tasks
 from inrreg.protocol import EVENTS, Job, Message
 
 FAKES = Path(__file__).resolve().parents[1] / "fakes"
@@ -298,8 +297,6 @@ def job_with_everything(tmp_path):
 
 def test_simpleitk_hears_relative_names_in_ascii_only(job_with_everything, monkeypatch):
     """On Windows its readers fail on others, and nothing on this computer would show it."""
-    from inrreg import worker
-
     heard = []
 
     def listen(owner, name, position):
@@ -314,13 +311,12 @@ def test_simpleitk_hears_relative_names_in_ascii_only(job_with_everything, monke
     for name, position in (("ReadImage", 0), ("WriteImage", 1), ("ReadTransform", 0), ("WriteTransform", 1)):
         listen(SimpleITK, name, position)
     listen(SimpleITK.ImageFileReader, "SetFileName", 1)
-    before, events = Path.cwd(), io.BytesIO()
-    message = Message("register", {"folder": str(job_with_everything), "resample": True}, "r", "job")
-    data = worker.Worker(io.BytesIO(), events)._run_job(message)
+    before = Path.cwd()
+    data = tasks.register(job_with_everything, {"resample": True}, lambda *_: None, lambda: False)
     assert len(heard) >= 10
     assert [name for name in heard if not name.isascii() or os.path.isabs(name)] == []
     assert Path.cwd() == before
-    for name in worker.RESULT_FILES:
+    for name in tasks.RESULT_FILES:
         assert (Path(data["folder"]) / name).is_file()
     assert Path(data["resampled"]).is_file()
     recorded = protocol.read_json(Path(data["folder"]) / "job.json")
@@ -328,8 +324,6 @@ def test_simpleitk_hears_relative_names_in_ascii_only(job_with_everything, monke
 
 
 def test_resampling_can_be_cancelled_and_keeps_to_its_threads(tmp_path, monkeypatch):
-    from inrreg import worker
-
     folder = make_job(tmp_path / "1")
     job = Job(str(folder / "fixed.nrrd"), str(folder / "moving.nrrd"), preset="fake", threads=1)
     field = SimpleITK.Image([4, 4, 4], SimpleITK.sitkVectorFloat32)
@@ -342,8 +336,8 @@ def test_resampling_can_be_cancelled_and_keeps_to_its_threads(tmp_path, monkeypa
         "SetNumberOfThreads",
         lambda self, count: (threads.append(count), known(self, count))[1],
     )
-    path = worker.resample(job, folder, folder / "cancelled.nrrd", lambda: True)
+    path = tasks.resample(job, folder, folder / "cancelled.nrrd", lambda: True)
     assert not path.exists()
     assert not list(folder.glob("partial-*"))
-    assert worker.resample(job, folder, folder / "done.nrrd").is_file()
+    assert tasks.resample(job, folder, folder / "done.nrrd").is_file()
     assert threads == [1, 1]

@@ -456,14 +456,14 @@ def test_masks_reach_the_worker(user, slicer, pair, monkeypatch):
     assert button.text == "1 of 2 segments"
     user.screenshot("masks")
     kept = {}
-    tidy = run._tidy
+    tidy = run.remove_files
 
-    def look(folder, keep_result):
+    def look(folder):
         for path in folder.glob("*.nrrd"):
             kept[path.stem] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
-        tidy(folder, keep_result)
+        tidy(folder)
 
-    monkeypatch.setattr(run, "_tidy", look)
+    monkeypatch.setattr(run, "remove_files", look)
     user.register()
     assert set(kept) == {"fixed", "moving", "fixed_mask", "fixed_labels", "moving_labels", "resampled"}
     assert kept["fixed_mask"].sum() == 4 * 3 * 3

@@ -87,11 +87,11 @@ def test_a_click_during_the_installation_starts_nothing(logic, slicer, pair, mon
     monkeypatch.setattr(dependencies, "ensure", install)
     logic.register(*pair, preset="fake")
     assert refused == ["busy"]
-    runs = shared().run
+    runs = shared().operation
     monkeypatch.setattr(dependencies, "ensure", lambda: slicer.mrmlScene.RemoveNode(pair[1]))
     with pytest.raises(UserError, match="'Moving' was deleted"):
         logic.register(*pair, preset="fake")
-    assert shared().run is runs
+    assert shared().operation is runs
 
 
 @pytest.mark.parametrize("kind", ["vtkMRMLLinearTransformNode", "vtkMRMLBSplineTransformNode"])

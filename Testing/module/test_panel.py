@@ -543,13 +543,13 @@ def test_a_mask_of_the_moving_volume_counts_alike_when_registering_again(user, s
     mask = slicer.util.addVolumeFromArray(inside, nodeClassName="vtkMRMLLabelMapVolumeNode")
     mask.CopyOrientation(pair[1])
     seen = []
-    tidy = run._tidy
+    tidy = run.remove_files
 
-    def look(folder, keep_result):
+    def look(folder):
         seen.append(SimpleITK.ReadImage(str(folder / "moving_mask.nrrd")))
-        tidy(folder, keep_result)
+        tidy(folder)
 
-    monkeypatch.setattr(run, "_tidy", look)
+    monkeypatch.setattr(run, "remove_files", look)
     user.choose(*pair)
     user.ui.movingMaskSelector.setCurrentNode(mask)
     transform = user.register()

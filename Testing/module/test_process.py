@@ -39,7 +39,7 @@ def worker(slicer, monkeypatch):
         handle.event.connect(handle.seen.append)
         handle.output.connect(handle.lines.append)
         handle.ended.connect(handle.errors.append)
-        handle.submit(Path("folder"), "job")
+        handle.submit("register", Path("folder"))
         return handle
 
     yield start
@@ -105,7 +105,7 @@ def test_it_can_be_stopped_and_used_again(slicer, worker):
     handle.stop()
     assert not handle.running
     assert handle.process_id == 0
-    handle.submit(Path("folder"), "job")
+    handle.submit("register", Path("folder"))
     wait(slicer, lambda: handle.process_id not in (0, first))
     assert not handle.errors
 

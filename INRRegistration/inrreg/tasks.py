@@ -1,0 +1,121 @@
+"""What the worker does in a job folder, one function a command.
+
+Each takes the folder, the command's entries, `emit(kind, data)` for events on the way and `cancelled()`, and returns
+the data of its closing event: `result` of a registration, `done` of everything else. Each raises
+`inrreg.optimization.Cancelled` where it was cancelled, having removed what it had begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from inrreg.protocol import Job, UserError
+
+RESULT_FILES = ("displacement.nrrd", "model.safetensors", "model.json", "metrics.json", "job.json")
+"""What a result folder holds at least, before it is announced."""
+
+
+def register(
+    folder: Path, data: dict[str, Any], emit: Callable[[str, dict[str, Any]], None], cancelled: Callable[[], bool]
+) -> dict[str, Any]:
+    """Register the job in `folder`; with `resample`, also write the moving image on the fixed grid."""
+    job = Job.load(folder)
+    # Before the working directory changes: they are found from there.
+    from inrreg.optimization import Cancelled
+    from inrreg.registration import register as run
+
+    with working_in(folder):
+        job = dataclasses.replace(job, **{name: os.path.relpath(path) for name, path in job.files().items()})
+        output = Path("result")
+
+        def stop_if_cancelled() -> None:
+            if cancelled():
+                shutil.rmtree(output, ignore_errors=True)
+                raise Cancelled
+
+        stop_if_cancelled()
+        metrics = run(job, output, emit=emit, cancelled=cancelled)
+        check_result(output)
+        done = {"folder": str(folder / output), "metrics": metrics}
+        stop_if_cancelled()
+        if data.get("resample"):
+            done["resampled"] = str(folder / resample(job, output, Path("resampled.nrrd"), cancelled))
+            stop_if_cancelled()
+    return done
+
+
+TASKS = {"register": register}
+"""By command."""
+
+
+def check_result(folder: Path) -> None:
+    """Read a result folder back. Raises `UserError` (code `result`) where it is incomplete or damaged."""
+    import numpy as np
+    import SimpleITK as sitk
+
+    hint = "Is the disk full? The log holds the details."
+    missing = [name for name in RESULT_FILES if not (folder / name).is_file()]
+    if missing:
+        raise UserError("result", f"The result lacks {', '.join(missing)}.", hint)
+    try:
+        field = sitk.ReadImage(str(folder / "displacement.nrrd"))
+    except RuntimeError as error:
+        raise UserError("result", f"The result cannot be read back ({error}).", hint) from None
+    if field.GetNumberOfComponentsPerPixel() != 3 or not np.isfinite(sitk.GetArrayViewFromImage(field)).all():
+        raise UserError("result", "The resulting displacement field holds values that are no numbers.", hint)
+
+
+def resample(job: Job, result: Path, path: Path, cancelled: Callable[[], bool] = lambda: False) -> Path:
+    """Write the moving image resampled onto the fixed grid with the result's displacement; returns `path`.
+
+    Cancelled on the way it writes nothing.
+    """
+    import SimpleITK as sitk
+
+    from inrreg.warping import padding_value
+
+    # ITK's own transform, the whole grid at once: it may hold a hundred million voxels.
+    field = sitk.ReadImage(str(result / "displacement.nrrd"), sitk.sitkVectorFloat64)
+    moving = sitk.ReadImage(job.moving)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetReferenceImage(sitk.ReadImage(job.fixed))
+    resampler.SetTransform(sitk.DisplacementFieldTransform(field))
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetDefaultPixelValue(padding_value(moving))
+    resampler.SetNumberOfThreads(job.threads or os.cpu_count() or 1)
+    resampler.AddCommand(sitk.sitkProgressEvent, lambda: resampler.Abort() if cancelled() else None)
+    try:
+        warped = resampler.Execute(moving)
+    except RuntimeError:  # SimpleITK's word for an abort, too
+        if not cancelled():
+            raise
+        return path
+    partial = path.with_name("partial-" + path.name)
+    sitk.WriteImage(warped, str(partial), False)
+    partial.replace(path)
+    return path
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """The folder as working directory, so that relative names will do.
+
+    On Windows SimpleITK's readers fail on absolute names with letters beyond the code page. Left again at the end,
+    since Windows removes no folder that a process works in.
+    """
+    before = Path.cwd()
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        hint = "Choose another temporary folder in Slicer's settings, with a shorter name."
+        raise UserError("file", f"The folder {folder} cannot be used ({error.strerror}).", hint) from None
+    try:
+        yield
+    finally:
+        os.chdir(before)
