@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from inrreg import protocol
-from inrreg.protocol import Job, Message, UserError
+from inrreg.cohort.command import cohort
+from inrreg.protocol import Job, Message, UserError, assignments
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +40,9 @@ AlphaOption = Annotated[
 
 
 TOLERANCE = typer.Option("--tolerance", metavar="KEY=VALUE", help="Change a tolerance of the verdict: tre_mean=3.")
+
+
+app.command()(cohort)
 
 
 def main() -> NoReturn:
@@ -109,8 +113,8 @@ def register(
         prior=prior,
         prealign=prealign,
         preset=preset,
-        overrides=_assignments(set_ or []),
-        tolerances=_assignments(tolerance or []),
+        overrides=assignments(set_ or []),
+        tolerances=assignments(tolerance or []),
         device=device,
         threads=threads,
         seed=seed,
@@ -317,7 +321,7 @@ def evaluate(
     made_by = Path(transform) / "job.json"
     job = Job.from_dict(protocol.read_json(made_by)) if made_by.is_file() else None
     mapping, result = load_transform(transform, alpha), Path(transform) if job else None
-    metrics = of_transform(mapping, job, files, result=result, tolerances=_assignments(tolerance or []))
+    metrics = of_transform(mapping, job, files, result=result, tolerances=assignments(tolerance or []))
     files = located(job, files, result)
     if report:
         write_report(report, metrics, mapping, job, files)
@@ -398,14 +402,6 @@ def _described(figures: dict[str, Any]) -> list[str]:
             parts = f"mean {error['mean']:.3f}, 99th percentile {error['p99']:.3f}, largest {error['max']:.3f} mm"
             lines.append(f"There and back {where}: {parts}.")
     return lines
-
-
-def _assignments(texts: list[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in texts]
-    for (name, equals, _), text in zip(pairs, texts, strict=True):
-        if not equals or not name:
-            raise UserError("setting", f"'{text}' is not of the form key=value.")
-    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 class _Interrupt:

@@ -118,6 +118,15 @@ def _checked_scalar(item: dataclasses.Field, default: Any, value: Any) -> Any:
     return value
 
 
+def assignments(texts: list[str]) -> dict[str, str]:
+    """What options of the form key=value say. Raises `UserError` (code `setting`) for another form."""
+    pairs = [text.partition("=") for text in texts]
+    for (name, equals, _), text in zip(pairs, texts, strict=True):
+        if not equals or not name:
+            raise UserError("setting", f"'{text}' is not of the form key=value.")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
 @dataclass(frozen=True)
 class Preset:
     """A method with one set of settings, under the name that users choose."""
