@@ -15,6 +15,7 @@ from rich.table import Table
 
 from inrreg import protocol
 from inrreg.cohort.command import cohort
+from inrreg.datasets.command import benchmark
 from inrreg.protocol import Job, Message, UserError, assignments
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ TOLERANCE = typer.Option("--tolerance", metavar="KEY=VALUE", help="Change a tole
 
 
 app.command()(cohort)
+app.command()(benchmark)
 
 
 def main() -> NoReturn:

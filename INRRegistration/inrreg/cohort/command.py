@@ -58,7 +58,7 @@ def cohort(
     place = Place(count, scheduler, insecure, gpu, retries, options)
     table = LiveTable(len(pairs))
     try:
-        with Live(table, console=_err, refresh_per_second=4, transient=True):
+        with table.shown(_err):
             rows = run(pairs, output, place, retries=retries, reports=reports, told=table.add)
     finally:
         if table.rows:
@@ -98,6 +98,10 @@ class LiveTable:
     def __init__(self, count: int) -> None:
         self.rows: list[dict[str, Any]] = []
         self._count, self._start = count, time.monotonic()
+
+    def shown(self, console: Console) -> Live:
+        """A context in which the table is on the screen."""
+        return Live(self, console=console, refresh_per_second=4, transient=True)
 
     def add(self, row: dict[str, Any]) -> None:
         """A pair has come to its end."""
