@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ def client(place: Place) -> Iterator[Client]:
     except ImportError:
         hint = "Install it with: pip install 'inrreg[cluster]'"
         raise UserError("package", "A cohort needs dask.distributed.", hint) from None
+    # What it says of a worker that died becomes the pair's row.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack, dask.config.set({"distributed.scheduler.allowed-failures": place.deaths}):
         if place.address:
             _check_address(place)
@@ -66,6 +69,7 @@ def client(place: Place) -> Iterator[Client]:
                 threads_per_worker=1,
                 processes=True,
                 dashboard_address=None,
+                silence_logs=logging.CRITICAL,
                 security=Security.temporary(),
                 resources=resources,
             )
