@@ -100,6 +100,7 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
         output_transform: Any = None,
         output_volume: Any = None,
         resample: bool | None = None,
+        host: str = "",
         wait: bool = True,
     ) -> Any:
         """Register the moving volume to the fixed one; the moving volume ends under the resulting transform.
@@ -108,6 +109,7 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
         vtkMRMLLabelMapVolumeNode; transforms vtkMRMLTransformNode. `overrides` replaces settings of the preset
         by name. Outputs that are None are made new; the moving volume is resampled onto the fixed grid where
         `resample` says so, by default where an output volume is given. `time_budget` is in seconds, 0 for none.
+        `host` computes elsewhere, over the system's ssh: user@server, or user@server:/path/to/python.
 
         Returns the transform node once it is done; with `wait=False`, at once, a run with `state`, `cancel()`,
         `transform`, `volume`, `error` and the signals `progress` and `finished`, each with `connect(function)`.
@@ -136,6 +138,7 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
             output_transform=output_transform,
             output_volume=output_volume,
             resample=output_volume is not None if resample is None else resample,
+            host=host,
         )
         run = shared().start(lambda: request)
         if not wait:

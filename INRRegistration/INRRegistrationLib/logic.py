@@ -16,6 +16,7 @@ from inrreg.protocol import UserError
 from . import dependencies
 from .folders import JobsFolder, remove_abandoned
 from .operation import DONE, FAILED, Operation
+from .places import Host
 from .process import WorkerProcess
 from .request import Request
 from .run import Run
@@ -30,6 +31,8 @@ class Registrations:
 
     def __init__(self) -> None:
         self.process = WorkerProcess()
+        """The worker on this computer."""
+        self._remote: WorkerProcess | None = None
         self.changed = Signal()
         self.operation: Operation | None = None
         self._folder: JobsFolder | None = None
@@ -45,6 +48,17 @@ class Registrations:
         self._watch_exit()
         self.process.start()
 
+    def worker(self, host: str) -> WorkerProcess:
+        """The worker on a host, '' for this computer; the one on another host ends. Raises `UserError` for no name."""
+        if not host:
+            return self.process
+        if self._remote is None or self._remote.place.name != host:
+            place = Host(host)
+            if self._remote is not None:
+                self._remote.stop()
+            self._remote = WorkerProcess(place)
+        return self._remote
+
     def start(self, request: Callable[[], Request]) -> Run:
         """Begin the registration that `request` gives, asked again after an installation: the scene may be another.
 
@@ -56,11 +70,14 @@ class Registrations:
             checked.check()
             return Run(checked, process, folder)
 
-        request().check()
-        return self.begin(make)
+        first = request()
+        first.check()
+        return self.begin(make, first.host)
 
-    def begin(self, make: Callable[[WorkerProcess, Path], Operation]) -> Any:
+    def begin(self, make: Callable[[WorkerProcess, Path], Operation], host: str = "") -> Any:
         """Begin the operation that `make(process, folder)` gives, once the packages it needs are there.
+
+        On a `host` they are not this computer's to see to.
 
         Raises `UserError` where it cannot: busy, missing packages, or what `make` raises.
         """
@@ -69,15 +86,16 @@ class Registrations:
         # An installation asks and reports in dialogs, below which the user may click again.
         self._starting = True
         try:
-            dependencies.ensure()
-            self.operation = operation = self._make(make)
+            if not host:
+                dependencies.ensure()
+            self.operation = operation = self._make(make, self.worker(host))
         finally:
             self._starting = False
         operation.finished.connect(self.changed.emit)
         self.changed.emit()
         return operation
 
-    def _make(self, make: Callable[[WorkerProcess, Path], Operation]) -> Operation:
+    def _make(self, make: Callable[[WorkerProcess, Path], Operation], process: WorkerProcess) -> Operation:
         if self._folder is None:
             temporary = Path(slicer.app.temporaryPath)
             self._folder = JobsFolder(temporary)
@@ -85,7 +103,7 @@ class Registrations:
         self._watch_exit()
         folder = self._folder.new()
         try:
-            return make(self.process, folder)
+            return make(process, folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -104,7 +122,7 @@ class Registrations:
         """End the operation and the worker, remove all files, keep no connection: before the module is reloaded."""
         if self.operation is not None:
             self.operation.abort()
-        self.process.stop()
+        self._stop()
         if self._watching:
             self._watching = False
             slicer.app.aboutToQuit.disconnect(self.quit)
@@ -121,9 +139,14 @@ class Registrations:
         """Slicer exits: there is no event loop any more that would see to the worker's end."""
         if self.operation is not None:
             self.operation.abort()
-        self.process.stop()
+        self._stop()
         self.process.wait_for_end()
         self.close()
+
+    def _stop(self) -> None:
+        self.process.stop()
+        if self._remote is not None:
+            self._remote.stop()
 
 
 _shared: Registrations | None = None

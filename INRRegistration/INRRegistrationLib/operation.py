@@ -49,7 +49,7 @@ class Operation:
         for signal, slot in self._connections():
             signal.connect(slot)
         self._observer = slicer.mrmlScene.AddObserver(slicer.mrmlScene.StartCloseEvent, self._on_scene_close)
-        self._task = Task(write, self._on_written)
+        self._task = Task(lambda: (*write(), process.place.send(folder)), self._on_written)
 
     @property
     def active(self) -> bool:
@@ -91,11 +91,11 @@ class Operation:
         if error is not None:
             self._fail(_as_user_error(error))
             return
-        entries, notes = written
+        entries, notes, there = written
         for note in notes:
             self.log.emit(note)
         self.state = RUNNING
-        self._process.submit(self.command, self._folder, **entries)
+        self._process.submit(self.command, there, **entries)
 
     def _on_event(self, message: Message) -> None:
         if self.state not in (RUNNING, CANCELLING):
@@ -115,7 +115,8 @@ class Operation:
             self._finish(CANCELLED)
         elif message.kind in ("result", "done"):
             self.state = LOADING
-            self._task = Task(lambda: self._read(data), self._on_read)
+            place, folder = self._process.place, self._folder
+            self._task = Task(lambda: self._read(place.fetch(folder, data)), self._on_read)
         elif message.kind == "error":
             if data["code"] in ("torch", "package"):
                 # What it failed to import it would not find after an installation either.
@@ -140,6 +141,7 @@ class Operation:
 
     def _finish(self, state: str) -> None:
         self._task.abandon()
+        self._process.place.interrupt()
         for signal, slot in self._connections():
             signal.disconnect(slot)
         slicer.mrmlScene.RemoveObserver(self._observer)

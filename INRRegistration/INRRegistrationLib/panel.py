@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Callable
 from typing import Any
 
+import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -41,6 +43,8 @@ SELECTORS = {
     "output_volume": "volumeSelector",
 }
 """Node selectors of the .ui file by parameter."""
+HOST = "INRRegistration/Host"
+"""Of the user's settings: where to compute."""
 SECTIONS: tuple[type[Section], ...] = ()
 """What stands below the registration, from top to bottom."""
 
@@ -101,6 +105,8 @@ class Panel(VTKObservationMixin):
         connect(ui.threadsSpinBox.valueChanged, lambda: self._set("threads", read(ui.threadsSpinBox, "value")))
         connect(ui.seedSpinBox.valueChanged, lambda: self._set("seed", read(ui.seedSpinBox, "value")))
         connect(ui.timeSpinBox.valueChanged, lambda: self._set("time_budget", float(read(ui.timeSpinBox, "value"))))
+        ui.hostEdit.setText(self._host)
+        connect(ui.hostEdit.editingFinished, self._on_host_edited)
         connect(ui.resampleCheckBox.toggled, lambda: self._set("resample", read(ui.resampleCheckBox, "checked")))
         connect(ui.applyButton.clicked, self.on_apply)
         connect(ui.advancedSection.contentsCollapsed, self._on_advanced_opened)
@@ -188,7 +194,8 @@ class Panel(VTKObservationMixin):
         """The devices are the worker's to know; without PyTorch there is nothing to ask yet."""
         from . import dependencies
 
-        if not read(self.ui.advancedSection, "collapsed") and dependencies.satisfied("torch", dependencies.TORCH):
+        here = not self._host and dependencies.satisfied("torch", dependencies.TORCH)
+        if not read(self.ui.advancedSection, "collapsed") and here:
             self.registrations.warm_up()
 
     def _on_hello(self, data: dict[str, Any]) -> None:
@@ -205,6 +212,31 @@ class Panel(VTKObservationMixin):
             known[wanted] = _("{device} (not present)").format(device=wanted) if asked else wanted
         fill(self.ui.deviceSelector, [(name, identifier) for identifier, name in known.items()], wanted)
 
+    # ------------------------------------------------------------------------------------------- host
+
+    @property
+    def _host(self) -> str:
+        """Where to compute: of this user, not of the scene, which others open on other computers."""
+        return qt.QSettings().value(HOST) or ""
+
+    def _on_host_edited(self) -> None:
+        qt.QSettings().setValue(HOST, read(self.ui.hostEdit, "text").strip())
+        self._show_button()
+
+    def _agreed(self) -> bool:
+        """Whether the user has agreed, once for each host, that images leave this computer."""
+        key = f"{HOST}/Agreed/{self._host.replace('/', '|')}"
+        if not self._host or qt.QSettings().value(key):
+            return True
+        text = _(
+            "The volumes, masks, structures and transforms of this registration will be sent to {host} over ssh, and "
+            "removed there when the connection ends. File and patient names are not sent. Send them?"
+        )
+        if not slicer.util.confirmOkCancelDisplay(text.format(host=self._host)):
+            return False
+        qt.QSettings().setValue(key, "1")
+        return True
+
     # ------------------------------------------------------------------------------------------- run
 
     def on_apply(self) -> None:
@@ -215,7 +247,11 @@ class Panel(VTKObservationMixin):
                 self._show_button()
             return
         self.ui.logText.clear()
-        self.perform(lambda: self.registrations.start(lambda: Request.of(self.parameters)), self._show_done)
+        if self._agreed():
+            self.perform(lambda: self.registrations.start(self._request), self._show_done)
+
+    def _request(self) -> Request:
+        return dataclasses.replace(Request.of(self.parameters), host=self._host)
 
     def perform(self, start: Callable[[], Operation], done: Callable[[Any], None]) -> None:
         """Show an operation's progress, with Cancel, and call `done(operation)` once it has succeeded.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import qt
 
 from inrreg.protocol import EVENTS, Message, UserError
 
+from .places import Here, Host
 from .signal import Signal
 from .widgets import connect
 
@@ -27,15 +26,6 @@ TAIL = 30
 """Lines of stderr that are kept for the message when the process dies."""
 
 
-def command() -> list[str]:
-    """Program and arguments that start the worker. Raises `UserError` where Slicer's Python is not found."""
-    # Inside Slicer, sys.executable may be Slicer itself; its Python is on the path there.
-    program = shutil.which("PythonSlicer") or sys.executable
-    if "python" not in Path(program).name.lower():
-        raise UserError("python", "Slicer's Python was not found.", "Reinstall Slicer.")
-    return [program, "-m", "inrreg.worker"]
-
-
 class WorkerProcess:
     """Starts the worker on the first job, hands it commands, passes on its events.
 
@@ -45,7 +35,8 @@ class WorkerProcess:
     started again, once: it may have been ended while nobody looked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: Here | Host | None = None) -> None:
+        self.place = place or Here()
         self.hello, self.event, self.output = Signal(), Signal(), Signal()
         self.silent, self.ended = Signal(), Signal()
         self.devices: list[dict[str, str]] = []
@@ -73,7 +64,7 @@ class WorkerProcess:
         """Start the worker unless it runs. Failure comes through `ended`, or as `UserError` at once."""
         if self._process is not None:
             return
-        program, *arguments = command()
+        program, *arguments = self.place.command()
         process = qt.QProcess()
         # `python -m` looks for modules in the working directory: no environment has to be passed through
         # Slicer's launcher.
@@ -86,11 +77,14 @@ class WorkerProcess:
         process.errorOccurred.connect(lambda error, *_: self._on_error(process, error))
         process.start(program, arguments)
 
-    def submit(self, command: str, folder: Path, **entries: Any) -> None:
-        """Hand over a task in its job folder; its events follow. A worker that is not there yet is started."""
+    def submit(self, command: str, folder: str, **entries: Any) -> None:
+        """Hand over a task in its job folder, as `place` calls that; its events follow.
+
+        A worker that is not there yet is started.
+        """
         self._kill_timer.stop()
         self._request = uuid.uuid4().hex
-        self._pending = Message(command, {"folder": str(folder), **entries}, self._request, folder.name)
+        self._pending = Message(command, {"folder": folder, **entries}, self._request, Path(folder).name)
         self._unheard = self._pending if self._ready else None
         self._silence_timer.start(SILENCE)
         self.start()
@@ -183,7 +177,8 @@ class WorkerProcess:
         if process is self._process:
             last = f" Its last words: {self._tail[-1]}" if self._tail else ""
             hint = "Register again to restart it; the log holds what it printed."
-            self._end(UserError("worker", f"The registration process ended unexpectedly.{last}", hint))
+            known = self.place.explain(self._tail)
+            self._end(known or UserError("worker", f"The registration process ended unexpectedly.{last}", hint))
 
     def _on_error(self, process: Any, error: Any) -> None:
         # A process that fails to start emits no `finished`.

@@ -37,11 +37,13 @@ class Request:
     output_transform: Any = None
     output_volume: Any = None
     resample: bool = True
+    host: str = ""
+    """Where to compute, for `places.Host`; '' for this computer."""
 
     @classmethod
     def of(cls, parameters: Parameters) -> Request:
         """What the scene's parameters say."""
-        names = [name for name in cls.__dataclass_fields__ if name != "overrides"]
+        names = [name for name in cls.__dataclass_fields__ if name not in ("overrides", "host")]
         values = {name: getattr(parameters, name) for name in names}
         return cls(**values, overrides=parameters.overrides.get(parameters.preset, {}))
 

@@ -50,9 +50,9 @@ def fake_engine(monkeypatch):
     protocol.presets.cache_clear()
     arguments = [sys.executable, str(FAKES / "fake_worker.py")]
     application.start_qt()
-    from INRRegistrationLib import process
+    from INRRegistrationLib import places
 
-    monkeypatch.setattr(process, "command", lambda: arguments)
+    monkeypatch.setattr(places.Here, "command", lambda self: arguments)
     yield arguments
     protocol.presets.cache_clear()
 

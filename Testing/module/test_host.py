@@ -242,11 +242,11 @@ slicer = application.start(sys.argv[1])
 from inrreg import methods
 methods.__path__.append({str(FAKES / "methods")!r})
 widget = application.load_module({str(MODULE)!r})
-from INRRegistrationLib import process, selftest
+from INRRegistrationLib import places, selftest
 if sys.argv[2] == "real":
     arguments = dict(overrides={{"steps": [5000, 10, 10]}}, threads=1)
 else:
-    process.command = lambda: [sys.executable, {str(FAKES / "fake_worker.py")!r}]
+    places.Here.command = lambda self: [sys.executable, {str(FAKES / "fake_worker.py")!r}]
     arguments = dict(preset="fake", overrides={{"behaviour": sys.argv[2], "steps": 100000}})
 from INRRegistration import INRRegistrationLogic
 run = INRRegistrationLogic().register(*selftest.make_pair(), wait=False, **arguments)

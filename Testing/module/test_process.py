@@ -27,19 +27,19 @@ me = command["request"]
 @pytest.fixture
 def worker(slicer, monkeypatch):
     """A handle on a process that runs some code once it has its command; the events it passes on."""
-    from INRRegistrationLib import process
+    from INRRegistrationLib import places, process
 
     handles = []
 
     def start(code):
-        monkeypatch.setattr(process, "command", lambda: [sys.executable, "-c", PREAMBLE + code])
+        monkeypatch.setattr(places.Here, "command", lambda self: [sys.executable, "-c", PREAMBLE + code])
         handle = process.WorkerProcess()
         handles.append(handle)
         handle.seen, handle.lines, handle.errors = [], [], []
         handle.event.connect(handle.seen.append)
         handle.output.connect(handle.lines.append)
         handle.ended.connect(handle.errors.append)
-        handle.submit("register", Path("folder"))
+        handle.submit("register", "folder")
         return handle
 
     yield start
@@ -105,7 +105,7 @@ def test_it_can_be_stopped_and_used_again(slicer, worker):
     handle.stop()
     assert not handle.running
     assert handle.process_id == 0
-    handle.submit("register", Path("folder"))
+    handle.submit("register", "folder")
     wait(slicer, lambda: handle.process_id not in (0, first))
     assert not handle.errors
 

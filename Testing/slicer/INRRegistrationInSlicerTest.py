@@ -101,9 +101,9 @@ class INRRegistrationInSlicerTest(unittest.TestCase):
         assert ui.fixedSelector.currentNode().GetID() == fixed.GetID()
 
     def test_closed_stdin_ends_a_child_of_slicers_launcher(self):
-        from INRRegistrationLib import process
+        from INRRegistrationLib import places
 
-        program = process.command()[0]
+        program = places.Here().command()[0]
         child = qt.QProcess()
         child.start(program, ["-c", "import sys; sys.stdin.read()"])
         assert child.waitForStarted(10000)

@@ -30,6 +30,7 @@ METHODS = {
         "state",
         "waitForFinished",
     },
+    "QSettings": {"setValue", "value"},
     "QTimer": {"setInterval", "setSingleShot"},
     "QWidget": {"setToolTip"},
     "QAbstractButton": {"setText"},
@@ -43,7 +44,17 @@ METHODS = {
 }
 """Methods by class that are neither slots nor signals."""
 
-CLASSES = {"QCheckBox", "QFormLayout", "QLineEdit", "QMenu", "QProcess", "QTimer", "QVBoxLayout", "QWidget"}
+CLASSES = {
+    "QCheckBox",
+    "QFormLayout",
+    "QLineEdit",
+    "QMenu",
+    "QProcess",
+    "QSettings",
+    "QTimer",
+    "QVBoxLayout",
+    "QWidget",
+}
 """What may be taken from the module `qt`."""
 
 STATICS = {"QProcess.FailedToStart", "QProcess.NotRunning", "QTimer.singleShot"}

@@ -1,0 +1,185 @@
+"""A registration on another host, over the system's ssh, to a server of this computer with the real keys and files."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import FAKES, snapshot
+
+SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
+pytestmark = pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="there is no ssh server here")
+
+
+class Server:
+    """An ssh server of this user alone, the client's configuration for it, and the Python that it starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("host", "user", "stranger"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+        shutil.copy(folder / "user.pub", folder / "authorized")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        (folder / "sshd_config").write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\n"
+            f"AuthorizedKeysFile {folder}/authorized\n"
+            f"PidFile {folder}/pid\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+            "KbdInteractiveAuthentication no\n"
+        )
+        kind, key = (folder / "host.pub").read_text().split()[:2]
+        (folder / "known").write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n")
+        # Only absolute paths reach the server's shell.
+        self.python = folder / "python"
+        self.python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKES / "fake_worker.py"}"\n')
+        self.python.chmod(0o755)
+        if os.getuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)
+        self.use("user")
+        self.process = subprocess.Popen(
+            [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=subprocess.DEVNULL
+        )
+        end = time.monotonic() + 10
+        while socket.socket().connect_ex(("127.0.0.1", self.port)):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    def use(self, key: str) -> None:
+        """What the client's configuration says: the system's ssh reads it from the home folder else."""
+        (self.folder / "config").write_text(
+            f"Host scanner\n  HostName 127.0.0.1\n  Port {self.port}\n  User {getpass.getuser()}\n"
+            f"  IdentityFile {self.folder}/{key}\n  IdentitiesOnly yes\n  UserKnownHostsFile {self.folder}/known\n"
+        )
+
+    @property
+    def host(self) -> str:
+        return f"scanner:{self.python}"
+
+    def cut(self) -> None:
+        """Cut every connection, as a network does: without a word."""
+        children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True).stdout.split()
+        subprocess.run(["kill", "-9", *children], check=True)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def known_server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("ssh"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(known_server, tmp_path, monkeypatch):
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    real = shutil.which("ssh")
+    (binaries / "ssh").write_text(f'#!/bin/sh\nexec {real} -F "{known_server.folder}/config" "$@"\n')
+    (binaries / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{binaries}:{os.environ['PATH']}")
+    known_server.use("user")
+    return known_server
+
+
+@pytest.fixture
+def asked(slicer, monkeypatch):
+    """What the user was asked, and agreed to."""
+    questions = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_, **__: not questions.append(text))
+    return questions
+
+
+def remote_folders() -> list[Path]:
+    return list(Path.home().glob(".cache/inrreg/*"))
+
+
+def run_on(user, host):
+    user.ui.hostEdit.setText(host)
+    user.ui.hostEdit.editingFinished.emit()
+
+
+def test_a_registration_travels_there_and_back(user, slicer, pair, server, asked):
+    before = remote_folders()
+    run_on(user, server.host)
+    user.choose(*pair)
+    transform = user.register()
+    assert pair[1].GetParentTransformNode() is transform
+    assert user.ui.volumeSelector.currentNode() is not None
+    assert "file descriptor" not in user.ui.logText.plainText
+    assert [server.host in text for text in asked] == [True]
+    (here,) = set(remote_folders()) - set(before)
+    assert not user.process.running
+    first = transform.GetAttribute("INRRegistration.Result")
+    assert (Path(first) / "model.json").is_file()
+    user.register()
+    assert len(asked) == 1
+    # Nothing stays on the host once the connection is gone.
+    run_on(user, "scanner")
+    with pytest.raises(AssertionError):
+        user.register()  # there is no inrreg for that Python
+    user.wait(lambda: not here.exists())
+    run_on(user, "")
+
+
+def test_cancel_and_a_cut_connection_end_in_a_clear_state(user, slicer, pair, server, asked):
+    run_on(user, server.host)
+    user.choose(*pair, steps=10_000, pause=0.01)
+    before = snapshot(slicer)
+    user.click()
+    user.wait(lambda: "step" in user.ui.statusLabel.text)
+    user.ui.applyButton.click()
+    user.wait_for_end()
+    assert "Cancelled" in user.ui.statusLabel.text
+    user.click()
+    user.wait(lambda: "step" in user.ui.statusLabel.text)
+    user.screenshot("remote")
+    server.cut()
+    user.wait_for_end(30)
+    assert "The connection to" in user.error
+    assert snapshot(slicer) == before
+    user.wait(lambda: not remote_folders())
+    user.set_setting("steps", 3)
+    user.register()
+    run_on(user, "")
+
+
+@pytest.mark.parametrize(
+    ("key", "host", "said"),
+    [
+        ("stranger", None, "refused this computer&#x27;s key"),
+        ("user", "scanner:/nowhere/python", "has no such Python"),
+        ("user", "127.0.0.1:/usr/bin/python3", "cannot be reached|not a known host|refused this computer"),
+        ("user", "a b; rm", "is no name of a host"),
+    ],
+)
+def test_what_keeps_a_host_away_is_one_sentence(user, slicer, pair, server, asked, key, host, said):
+    server.use(key)
+    run_on(user, host or server.host)
+    user.choose(*pair)
+    user.click()
+    user.wait_for_end(30)
+    assert re.search(said, user.error), user.error
+    assert pair[1].GetParentTransformNode() is None
+    run_on(user, "")
+
+
+def test_who_does_not_agree_sends_nothing(user, pair, server, slicer, monkeypatch):
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *_, **__: False)
+    run_on(user, server.host)
+    user.choose(*pair)
+    user.click()
+    assert user.panel.run is None
+    assert not user.panel.registrations.worker(server.host).running
+    run_on(user, "")
