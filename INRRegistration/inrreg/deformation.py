@@ -20,10 +20,12 @@ from inrreg.fade import MOST_NODES, choose_margins, pad
 from inrreg.fields import Field, Lattice, from_spec
 from inrreg.geometry import Frame, Grid
 from inrreg.protocol import UserError
-from inrreg.transforms import Affine, Chain, DisplacementGrid, PointMap, invert, read_transform, sample_on
+from inrreg.transforms import Affine, Chain, DisplacementGrid, Inverse, PointMap, invert, read_transform, sample_on
 
 TOLERANCE = 0.1
 """Largest interpolation error, in mm, for which `displacement.nrrd` may be coarser than the fixed image."""
+MOST_INNER = MOST_NODES // 2
+"""Nodes of that grid over the fixed image: the rest is for the fade, without which no motion can end beyond it."""
 
 
 @dataclass
@@ -192,8 +194,7 @@ class Deformation:
 
     @cached_property
     def _inverse(self) -> np.ndarray:
-        forward, points = DisplacementGrid(self._exported, self.padded_grid), self.padded_grid.points()
-        return invert(forward, points.reshape(-1, 3)).reshape(points.shape) - points
+        return sample_on(Inverse(DisplacementGrid(self._exported, self.padded_grid)), self.padded_grid)
 
     def _inner_grid(self) -> Grid:
         cells = np.round(self.grid.extent / self.spacing).astype(int)
@@ -204,14 +205,18 @@ class Deformation:
         return np.round(self.margins / self.spacing).astype(int) + 1
 
     def _choose_spacing(self) -> tuple[np.ndarray, float]:
-        """The coarsest grid over the box, no finer than the fixed image, that keeps to `TOLERANCE`."""
+        """The coarsest grid over the box, no finer than the fixed image, that keeps to `TOLERANCE`.
+
+        At most `MOST_INNER` nodes, so that of the largest images it may be coarser than that.
+        """
         fixed = self.grid.spacing
-        for target in (8.0, 5.5, 4.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5):
-            spacing = self.fitting(target)
+        steps = [self.fitting(target) for target in (8.0, 5.5, 4.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5)]
+        steps = [step for step in [*steps, fixed] if (self.grid.extent / step + 1).prod() <= MOST_INNER] or steps[:1]
+        for spacing in steps:
             error = float(self.interpolation_errors(spacing).max())
             if error <= TOLERANCE or (spacing <= fixed * (1 + 1e-6)).all():
-                return spacing, error
-        return fixed, float(self.interpolation_errors(fixed).max())
+                break
+        return spacing, error
 
     def fitting(self, target: float) -> np.ndarray:
         """The spacing (3,) nearest below `target` mm that divides the box, but not finer than the fixed image's."""

@@ -407,6 +407,15 @@ def test_a_motion_too_large_to_fade_keeps_the_export_small() -> None:
     assert deviation(invert(made, made.map(points)), points) < 0.1
 
 
+def test_the_export_of_a_large_image_leaves_room_for_its_fade(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inrreg.deformation.TOLERANCE", 1e-4)  # a field so rough that no grid were too fine
+    fixed = grid((512, 512, 400), (0.5, 0.5, 0.5), np.eye(3), [0, 0, 0])
+    made = Deformation(*field("siren", fixed, 15.0), fixed)
+    assert made.fade > 0.05
+    assert np.prod(made.padded_grid.size) < 2e7
+    assert made.interpolation_error < 0.1
+
+
 def test_jacobian_beyond_the_fixed_image_is_that_of_the_fade(case: Case) -> None:
     made = case.deformation
     wide = grid((20, 20, 20), tuple(made.padded_grid.extent * 1.2 / 19), OBLIQUE, made.grid.centre.tolist())
