@@ -7,7 +7,9 @@ regularization weight, means the same in every direction however anisotropic the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import SimpleITK as sitk
@@ -141,6 +143,8 @@ class Volume:
 
     def sample_located(self, located: Tensor) -> Tensor:
         """`sample` at what `locate` gave."""
+        if self.data.device.type == "mps":  # where torch samples no volumes, or not in every version
+            return trilinear(self.data[0], located)
         count = located[..., 0].numel()
         parts = next(n for n in range(min(PARTS, max(count, 1)), 0, -1) if count % n == 0)
         grid = located.reshape(parts, 1, 1, -1, 3)
@@ -158,3 +162,24 @@ class Volume:
         # plain numbers: a tensor of them would make each step wait for a GPU
         most_x, most_y, most_z = (1 + 2 * beyond / max(size - 1, 1) for size in self.data.shape[:1:-1])
         return (x <= most_x) & (y <= most_y) & (z <= most_z)
+
+
+def trilinear(data: Tensor, located: Tensor) -> Tensor:
+    """Values (C, ...) of `data` (C, D, H, W) at coordinates (..., 3) by plain gathering.
+
+    The same as torch's grid_sample with align_corners and its border padding, gradients included.
+    """
+    flat, index, weights, stride = data.flatten(1), [], [], 1
+    for axis, size in enumerate(data.shape[:0:-1]):
+        place = ((located[..., axis] + 1) * ((size - 1) / 2)).clamp(0, size - 1)
+        first = place.detach().floor().clamp(max=max(size - 2, 0))
+        part, below = place - first, first.long()
+        index.append([stride * below, stride * (below + 1).clamp(max=size - 1)])
+        weights.append([1 - part, part])
+        stride *= size
+    values = 0
+    for corner in product((0, 1), repeat=3):
+        x, y, z = (each[side] for each, side in zip(index, corner, strict=True))
+        weight = math.prod(each[side] for each, side in zip(weights, corner, strict=True))
+        values = values + weight * flat[:, x + y + z]
+    return values

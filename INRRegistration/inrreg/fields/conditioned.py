@@ -38,6 +38,7 @@ class Conditioned(Siren):
     ) -> None:
         super().__init__(width, hidden, omega, generator=generator)
         self.alpha = alpha
+        self.register_buffer("_plain", torch.tensor([[1.0], [1.0], [0.0], [0.0]]), persistent=False)
         parts: list[nn.Module] = []
         for inputs, outputs in pairwise((1, *HARMONIZER)):
             parts += [nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.SiLU()]
@@ -79,4 +80,4 @@ class Conditioned(Siren):
         """a, b / omega, c and d of each hidden layer's units at the present alpha, (hidden, 4, width)."""
         like = self.layers[0].weight
         raw = self.harmonizer(like.new_full((1,), 2 * self.alpha - 1)).reshape(self.hidden, 4, self.width)
-        return raw + raw.new_tensor([1.0, 1.0, 0.0, 0.0])[:, None]
+        return raw + self._plain

@@ -133,7 +133,8 @@ class Lattice(Field):
         if self._frozen is not None:
             return self._frozen
         like = next(self.networks.parameters())
-        coordinates, axes = self._constant("coordinates", like).split(self.geometry.size), self._turn(like).T
+        coordinates = self._constant("coordinates", like).split(self.geometry.size)
+        axes = self._constant("rotation", like)
         mean = torch.stack([part.on_axes(list(coordinates), axes) for part in self.networks]).mean(0)
         return mean if self.residual is None else mean + self.residual
 
@@ -205,7 +206,7 @@ class Lattice(Field):
         return torch.stack(columns, -1)
 
     def _constant(self, name: str, like: Tensor) -> Tensor:
-        """Coordinates, origin, spacing or rotation in the type and on the device of another tensor, each made once."""
+        """An array of the geometry in the type and on the device of another tensor, each made once."""
         key = (name, like.dtype, like.device)
         if key not in self._constants:
             exact = torch.as_tensor(getattr(self.geometry, name))
@@ -223,8 +224,7 @@ class Lattice(Field):
         """Positions within the cell (N, 3), and the 64 coefficients around it, (N, 4, 4, 4, 3) by z, y, x."""
         origin, spacing, rotation = (self._constant(name, x) for name in ("origin", "spacing", "rotation"))
         t = (x @ rotation - origin) / spacing
-        last = torch.tensor(self.geometry.size, device=x.device) - 3
-        base = torch.minimum(t.detach().floor().long().clamp(min=1), last)
+        base = torch.minimum(t.detach().floor().clamp(min=1), self._constant("size", x) - 3).long()
         taps = torch.arange(4, device=x.device) - 1
         i, j, k = (base[:, a, None] + taps for a in range(3))
         gathered = coefficients[k[:, :, None, None], j[:, None, :, None], i[:, None, None, :]]

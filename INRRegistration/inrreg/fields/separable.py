@@ -39,6 +39,7 @@ class Separable(Field):
         super().__init__()
         self.width, self.hidden, self.omega, self.rank, self.scale = width, hidden, omega, rank, scale
         self.axes = torch.eye(3) if axes is None else torch.as_tensor(axes, dtype=torch.float64)
+        self._along: Tensor | None = None
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()  # of all three networks at once
         for number, (inputs, outputs) in enumerate(pairwise([1, *[width] * hidden, 3 * rank])):
             last = number == hidden
@@ -78,8 +79,10 @@ class Separable(Field):
         return Jet(value, jacobian, torch.einsum("ncab,ja,kb->ncjk", hessian, axes, axes))
 
     def on_axes(self, coordinates: list[Tensor], axes: Tensor) -> Tensor:
-        if not torch.allclose(axes.double().cpu(), self.axes.double(), atol=1e-6):
-            return super().on_axes(coordinates, axes)
+        if axes is not self._along:  # compared once: reading them waits for the device
+            if not torch.allclose(axes.cpu().double(), self.axes.double(), atol=1e-6):
+                return super().on_axes(coordinates, axes)
+            self._along = axes
         (factors,) = self._factors(nn.utils.rnn.pad_sequence(coordinates, batch_first=True), 0)
         x, y, z = (part[: len(t)].transpose(0, 1) for part, t in zip(factors, coordinates, strict=True))  # (3, n, rank)
         plane = (y[:, :, None] * x[:, None]).flatten(1, 2) * (self.scale / math.sqrt(self.rank))
