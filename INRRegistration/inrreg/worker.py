@@ -11,7 +11,9 @@ cancel. `alpha` evaluates a conditioned result, which stays in memory for the ne
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import importlib
 import math
 import os
 import queue
@@ -19,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,6 +73,7 @@ class Worker:
         """Say hello, then run jobs until stdin ends or `shutdown` arrives; does not return."""
         threading.Thread(target=self._read_commands, daemon=True, name="commands").start()
         self._hello()
+        warm_up(lambda: not self._queue.empty())
         while True:
             message = self._queue.get()
             if message.kind == "alpha":
@@ -204,6 +208,29 @@ class Worker:
 
 
 # ------------------------------------------------------------------------------------------- pieces
+
+
+def warm_up(wanted: Callable[[], bool]) -> None:
+    """Load, in the time in which nothing is `wanted`, what the first registration would have to load.
+
+    The first optimizer alone brings a part of torch in that takes as long as torch itself. A command that comes
+    meanwhile waits for no more than it would have had to load. What fails here fails there, in words.
+    """
+    with contextlib.suppress(Exception):
+        for step in (_engine, _optimizer):
+            if wanted():
+                return
+            step()
+
+
+def _engine() -> None:
+    importlib.import_module("inrreg.registration")
+
+
+def _optimizer() -> None:
+    import torch
+
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
 
 
 def explain(error: BaseException) -> UserError:

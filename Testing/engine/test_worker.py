@@ -17,7 +17,7 @@ pytest.importorskip("SimpleITK")
 import numpy as np
 import SimpleITK
 
-from inrreg import methods, protocol, tasks
+from inrreg import methods, protocol, tasks, worker
 from inrreg.protocol import EVENTS, Job, Message
 
 FAKES = Path(__file__).resolve().parents[1] / "fakes"
@@ -167,6 +167,25 @@ def test_a_long_job_whose_heart_beats_is_not_ended(tmp_path):
     client.send("register", "r1", folder=str(make_job(tmp_path / "1", steps=40, pause=0.1)))
     assert client.wait("result", "error", timeout=20)[0].kind == "result"
     client.close()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "loaded"), [((False, False), ["engine", "optimizer"]), ((False, True), ["engine"]), ((True,), [])]
+)
+def test_what_a_first_job_needs_is_loaded_until_one_comes(wanted, loaded, monkeypatch):
+    asked, done = iter(wanted), []
+    monkeypatch.setattr(worker, "_engine", lambda: done.append("engine"))
+    monkeypatch.setattr(worker, "_optimizer", lambda: done.append("optimizer"))
+    worker.warm_up(lambda: next(asked))
+    assert done == loaded
+
+
+def test_loading_ahead_that_fails_is_left_to_the_job(monkeypatch):
+    def broken():
+        raise OSError("a library is missing")
+
+    monkeypatch.setattr(worker, "_engine", broken)
+    worker.warm_up(lambda: False)
 
 
 def test_shutdown_ends_it(client):
