@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import SimpleITK as sitk
 
-from . import organs
+from . import modality, organs
 from .motion import Motion
 from .shape import LOBES, Shape
 from .vessels import LEAF_RADIUS, WALL, Capsules, lung_trees, paint
@@ -67,15 +67,20 @@ def thorax(
     sliding: bool = False,
     noise: float = 20.0,
     landmarks: int = 300,
+    contrast: str = "hounsfield",
+    cone_beam: bool = False,
 ) -> Phantom:
     """A patient, drawn by `seed`, on a grid of `size` voxels (x, y, z) and `spacing` mm centred on the chest.
 
     amplitude: largest displacement in the lungs, mm. sliding: lungs glide along the rib cage (the displacement jumps
     at the costal pleura), which then hardly moves. noise: standard deviation in HU, independent in both images.
-    landmarks: how many points, spread over the vessels.
+    landmarks: how many points, spread over the vessels. contrast: the moving image's, one of `modality.CURVES`.
+    cone_beam: the moving image has a cone-beam's artifacts and its field of view, in which landmarks and masks end.
     """
     if not amplitude > 0:
         raise ValueError(f"The amplitude must be positive, not {amplitude} mm.")
+    if contrast not in modality.CURVES:
+        raise ValueError(f"There is no contrast '{contrast}': choose one of {', '.join(modality.CURVES)}.")
     if noise < 0:
         raise ValueError(f"The noise must not be negative, not {noise} HU.")
     rng = np.random.default_rng(seed)
@@ -86,11 +91,21 @@ def thorax(
     texture = organs.Texture.random(rng, inhale=motion.breathing.phase > 0)
     anatomy = _Anatomy(shape, texture, vessels, bronchi)
     states = [_at_rest(grid, shape), _deformed(grid, shape, motion)]
-    images = [_scan(anatomy, state, grid, noise, rng) for state in states]
+    images = [_scan(anatomy, state, grid) for state in states]
+    noises = [noise * _unit_noise(image.shape, rng) for image in images]
+    images[1] = modality.contrast(images[1], contrast)
+    view = None
+    if cone_beam:
+        images[1] = modality.cone_beam(images[1], grid.axes(), np.random.default_rng([seed, 1]))
+        view = modality.in_view(np.stack(_mesh(grid.axes()), -1), grid.axes())
+    images = [np.clip(np.rint(image + part), -1024, 3071) for image, part in zip(images, noises, strict=True)]
     labels = [np.where(state.pleura < 0, shape.lobes(*state.lungs), 0).astype(np.uint8) for state in states]
-    chosen = _landmarks(vessels, shape, motion, grid, labels[0], landmarks, rng)
+    if view is not None:
+        images[1][~view] = organs.AIR
+        labels[1][~view] = 0
+    chosen = _landmarks(vessels, shape, motion, grid, labels[0], landmarks, rng, cone_beam)
     return Phantom(
-        *(grid.image(image) for image in images),
+        *(grid.image(image.astype(np.int16)) for image in images),
         *(grid.image((label > 0).astype(np.uint8)) for label in labels),
         *(grid.image(label) for label in labels),
         chosen,
@@ -249,8 +264,8 @@ class _Anatomy:
     bronchi: Capsules
 
 
-def _scan(anatomy: _Anatomy, state: _State, grid: _Grid, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """The CT of one state, int16 (Z, Y, X)."""
+def _scan(anatomy: _Anatomy, state: _State, grid: _Grid) -> np.ndarray:
+    """The CT of one state in HU, without noise, (Z, Y, X)."""
     width = max(1.2, float(np.cbrt(grid.spacing.prod())))
 
     def draw(value: float, tubes: Capsules, positions: list[np.ndarray], to_state: PointMap) -> None:
@@ -267,8 +282,7 @@ def _scan(anatomy: _Anatomy, state: _State, grid: _Grid, noise: float, rng: np.r
     draw(-960.0, anatomy.bronchi, state.lungs, whole)
     draw(10.0, organs.great_airways().widened(1.5), state.body, smooth)
     draw(-985.0, organs.great_airways(), state.body, smooth)
-    hu = _smoothed(hu, 0.1, axes=(0, 1, 2)) + noise * _unit_noise(hu.shape, rng)
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+    return _smoothed(hu, 0.1, axes=(0, 1, 2))
 
 
 def _draw_lungs(hu: np.ndarray, anatomy: _Anatomy, state: _State, width: float, thickness: float) -> None:
@@ -307,6 +321,7 @@ def _landmarks(
     labels: np.ndarray,
     count: int,
     rng: np.random.Generator,
+    cone_beam: bool,
 ) -> np.ndarray:
     """`count` points (count, 3) where vessels branch, far from each other, inside both images.
 
@@ -317,7 +332,11 @@ def _landmarks(
     for candidates in (branching, 0.5 * (vessels.starts + vessels.ends)):
         candidates = candidates[(shape.pleura(*candidates.T) < -2.0) & _within(grid, candidates, 0.0)]
         x, y, z = np.rint(grid.index(candidates)).astype(int).T
-        candidates = candidates[(labels[z, y, x] > 0) & _within(grid, motion.apply(candidates), LANDMARK_MARGIN)]
+        moved = motion.apply(candidates)
+        seen = (labels[z, y, x] > 0) & _within(grid, moved, LANDMARK_MARGIN)
+        if cone_beam:
+            seen &= modality.in_view(moved, grid.axes(), LANDMARK_MARGIN)
+        candidates = candidates[seen]
         chosen = np.concatenate([chosen, _farthest(rng.permutation(candidates), count - len(chosen))])
     if len(chosen) < count:
         raise ValueError(f"The grid shows only {len(chosen)} places for landmarks, not {count}.")
