@@ -27,8 +27,9 @@ def register(
     method = importlib.import_module(f"inrreg.methods.{preset.method}")
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # loads a part of torch, as in a worker's first job
     start = time.perf_counter()
-    run = Run(seed=problem.seed, time_budget=time_budget)
-    field = method.fit(problem, preset.settings.override(overrides or {}), run)
+    run, settings = Run(seed=problem.seed, time_budget=time_budget), preset.settings.override(overrides or {})
+    problem.similarity = settings.similarity
+    field = method.fit(problem, settings, run)
     margins = np.ones((2, 3))  # nothing beyond the image is asked for
     deformation = Deformation(field, problem.frame, problem.grid, (), margins, problem.grid.spacing)
     displacement = problem.grid.image(deformation.on_grid(problem.grid).astype(np.float32))

@@ -1,9 +1,11 @@
 """Accuracy on generated thoraxes, where the truth is known at every point.
 
     python -m benchmarks.phantoms [--methods fast,dual-light] [--seeds 0,1,2] [--amplitude 25] [--sliding]
+        [--contrast inverted] [--cone-beam] [--similarity auto] [--no-masks]
 
-Lung masks and lobe labels are given. Errors are at 300 landmarks in the lungs, in mm; the determinant is the field's
-on the fixed grid, in the lung mask.
+Lung masks and lobe labels are given, but with `--no-masks`; the moving image has another contrast with `--contrast`,
+a cone-beam's view and artifacts with `--cone-beam`. Errors are at 300 landmarks in the lungs, in mm; the determinant is
+the field's on the fixed grid, in the lung mask.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from benchmarks.ours import register
 from inrreg import protocol
 from inrreg.metrics import jacobian_determinant, jacobian_summary, summary, target_registration_error
 from inrreg.phantom import thorax
+from inrreg.phantom.modality import CURVES
 from inrreg.problem import Problem
 from inrreg.transforms import DisplacementGrid
 
@@ -31,25 +34,38 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--amplitude", type=float, default=25.0, help="largest displacement in the lungs, mm")
     parser.add_argument("--sliding", action="store_true", help="the lungs slide along the chest wall")
+    parser.add_argument("--contrast", default="hounsfield", choices=CURVES, help="of the moving image")
+    parser.add_argument("--cone-beam", action="store_true", help="the moving image is one of a cone-beam")
+    parser.add_argument("--similarity", default="auto", choices=protocol.SIMILARITIES)
+    parser.add_argument("--no-masks", action="store_true", help="neither masks nor labels are given")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=Path("bench"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
     for seed in (int(text) for text in options.seeds.split(",")):
-        phantom = thorax(seed=seed, amplitude=options.amplitude, sliding=options.sliding)
+        kind = {"sliding": options.sliding, "contrast": options.contrast, "cone_beam": options.cone_beam}
+        phantom = thorax(seed=seed, amplitude=options.amplitude, **kind)
         before = summary(target_registration_error(phantom.fixed_landmarks, phantom.moving_landmarks))
         for method in options.methods.split(","):
-            problem = Problem(**{name: getattr(phantom, name) for name in PAIR}, seed=seed)
-            displacement, seconds = register(problem, method)
+            given = PAIR[:2] if options.no_masks else PAIR
+            problem = Problem(**{name: getattr(phantom, name) for name in given}, seed=seed)
+            displacement, seconds = register(problem, method, {"similarity": options.similarity})
             field = DisplacementGrid.of(displacement)
             errors = target_registration_error(field.map(phantom.fixed_landmarks), phantom.moving_landmarks)
             determinant = jacobian_determinant(field.vectors, phantom.fixed)
-            row = {"seed": seed, "method": method, "before": before["mean"], "seconds": seconds}
+            similarity = "multimodal" if problem.multimodal else "ncc"
+            row = {
+                "seed": seed,
+                "method": method,
+                "similarity": similarity,
+                "before": before["mean"],
+                "seconds": seconds,
+            }
             row |= {"error": summary(errors), "jacobian": jacobian_summary(determinant, problem.mask)}
             rows.append(row)
             print(
-                f"seed {seed}  {method:12} {before['mean']:.2f} -> {row['error']['mean']:.2f} mm"
+                f"seed {seed}  {method:12} {similarity} {before['mean']:.2f} -> {row['error']['mean']:.2f} mm"
                 f" (95th percentile {row['error']['p95']:.2f}, largest {row['error']['max']:.2f})"
                 f"  smallest det {row['jacobian']['min']:.2f}, det <= 0 {row['jacobian']['folding']:.3%}"
                 f"  {seconds:.1f} s",
@@ -59,7 +75,7 @@ def main() -> None:
         means = [row["error"]["mean"] for row in rows if row["method"] == method]
         print(f"{method}: mean over seeds {np.mean(means):.2f} mm, worst {max(means):.2f} mm")
     options.output.mkdir(parents=True, exist_ok=True)
-    protocol.write_json(options.output / "phantoms.json", {"amplitude": options.amplitude, "rows": rows})
+    protocol.write_json(options.output / "phantoms.json", {"amplitude": options.amplitude, **kind, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from rich.table import Table
 from inrreg import protocol
 from inrreg.cohort.command import cohort
 from inrreg.datasets.command import benchmark
-from inrreg.protocol import Job, Message, UserError, assignments
+from inrreg.protocol import SIMILARITY, Job, Message, UserError, assignments
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -83,6 +83,15 @@ def register(
     moving_landmarks: FilePath = "",
     guide_fixed: FilePath = "",
     guide_moving: FilePath = "",
+    sliding: Annotated[
+        str, typer.Option(metavar="FILE", show_default=False, help="A mask of the fixed image whose border may slide.")
+    ] = "",
+    rigid: Annotated[
+        str, typer.Option(metavar="FILE", show_default=False, help="Labels of the fixed image's rigid structures.")
+    ] = "",
+    exclude: Annotated[
+        str, typer.Option(metavar="FILE", show_default=False, help="A mask of the fixed image that is not compared.")
+    ] = "",
     initial_transform: FilePath = "",
     prior: FilePath = "",
     prealign: Annotated[str, typer.Option(help="none, rigid or affine.")] = "none",
@@ -111,6 +120,9 @@ def register(
         moving_landmarks=moving_landmarks,
         guide_fixed=guide_fixed,
         guide_moving=guide_moving,
+        sliding=sliding,
+        rigid=rigid,
+        exclude=exclude,
         initial_transform=initial_transform,
         prior=prior,
         prealign=prealign,
@@ -351,7 +363,8 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     for heading in ("", "before", "after"):
         table.add_column(heading, justify="left" if not heading else "right")
     if similarity := metrics.get("similarity"):
-        table.add_row("normalized cross-correlation", f"{similarity['before']:.3f}", f"{similarity['after']:.3f}")
+        name = SIMILARITY[similarity.get("used", "ncc")]
+        table.add_row(name, f"{similarity['before']:.3f}", f"{similarity['after']:.3f}")
     if (marks := metrics.get("landmarks")) and "after" in marks:
         for key, name in (("mean", "mean"), ("p95", "95th percentile"), ("max", "largest")):
             before, after = marks["before"][key], marks["after"][key]

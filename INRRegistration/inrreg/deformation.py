@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from inrreg import protocol
 from inrreg.fade import MOST_NODES, choose_margins, pad
-from inrreg.fields import Field, Lattice, from_spec
+from inrreg.fields import Field, from_spec
 from inrreg.geometry import Frame, Grid
 from inrreg.protocol import UserError
 from inrreg.transforms import Affine, Chain, DisplacementGrid, Inverse, PointMap, invert, read_transform, sample_on
@@ -143,9 +143,10 @@ class Deformation:
 
     def on_grid(self, grid: Grid) -> np.ndarray:
         """The displacement (k, j, i, 3), float64 LPS mm, at a grid within the fixed image's box, along its axes."""
-        if not isinstance(self.field, Lattice):
+        found = self.field.on_grid(grid, self.frame)
+        if found is None:
             return sample_on(self._inner, grid)
-        u = self.field.on_grid(grid, self.frame).cpu().numpy() * np.float64(self.frame.scale)  # not point by point
+        u = found.cpu().numpy() * np.float64(self.frame.scale)
         if not self.before:
             return u
         points = grid.points()

@@ -16,6 +16,7 @@ import torch
 from inrreg import protocol
 from inrreg.automask import mask as read_mask
 from inrreg.deformation import Deformation
+from inrreg.fields.rigid import nearest_motion
 from inrreg.geometry import Grid
 from inrreg.guidance import independent
 from inrreg.images import read_image, read_labels
@@ -38,6 +39,9 @@ _FEW = 10_000
 _WORST = 10
 """Landmarks that are listed as the worst."""
 
+RIGID = 0.1
+"""mm from a rigid motion from which a user is warned."""
+
 FOLDING = 0.001
 """Share of folding points in the mask from which a user is warned."""
 
@@ -59,6 +63,8 @@ def of_result(deformation: Deformation, problem: Problem, job: Job, judging: sli
     }
     if (doubt := uncertainty(deformation, problem.grid, problem.mask)) is not None:
         metrics["uncertainty"] = doubt
+    if problem.rigid is not None:
+        metrics["rigid"] = rigidity(deformation, problem)
     if problem.guidance is not None:
         metrics["guidance"] = guidance(deformation, problem.guidance)
     if job.fixed_landmarks:
@@ -151,9 +157,10 @@ _OF_THE_RUN = (
     "fade",
     "fixed_spacing",
     "guidance",
+    "rigid",
     "alpha",
 )
-_OF_THE_FIELD = ("similarity", "largest_displacement", "interpolation_error", "fade", "alpha")
+_OF_THE_FIELD = ("similarity", "largest_displacement", "interpolation_error", "fade", "rigid", "alpha")
 """Those that hold at the alpha that was chosen alone."""
 
 
@@ -286,6 +293,9 @@ def doubts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     regularity, match = jacobian.get("mask", jacobian.get("whole", {})), metrics.get("similarity", {})
     if regularity.get("folding", 0) > FOLDING:
         found.append(("folding", f"The deformation folds at {regularity['folding']:.2%} of the points checked."))
+    if any(each["max"] > RIGID for each in metrics.get("rigid", {}).values()):
+        name, worst = max(metrics["rigid"].items(), key=lambda item: item[1]["max"])
+        found.append(("rigid", f"Structure {name} is up to {worst['max']:.2f} mm from rigid: another touches it."))
     if metrics.get("fade", 1) <= 0:
         found.append(("fade", "The motion is too large to fade out beyond the fixed image without folding there."))
     if match and match["after"] < match["before"]:
@@ -315,19 +325,36 @@ def _determinant(transform: PointMap, points: np.ndarray) -> np.ndarray:
     return result
 
 
-def _similarity(deformation: Deformation, problem: Problem) -> dict[str, float]:
-    """Global NCC over the fixed mask before and after, and the share of it that is mapped into the moving image."""
+def _similarity(deformation: Deformation, problem: Problem) -> dict[str, float | str]:
+    """The correlation of what is compared over the fixed mask, before and after, and by which similarity: intensities
+    in pairs of one contrast (global NCC), else self-similarity descriptors. Also the share of the mask that is mapped
+    into the moving image.
+    """
     points, values = problem.voxels(seed=11).draw(50_000)
-    moving, result = problem.moving_volume(), {}
+    fixed, moving = problem.compared()
+    values = values[:1] if fixed is None else fixed.sample(points)
+    result: dict[str, float | str] = {"used": "multimodal" if problem.multimodal else "ncc"}
     mapped = points + deformation.field.dense(points)
     for name, at in (("before", points), ("after", mapped)):
         located = problem.before(at)
         inside = problem.valid(located, moving) > 0
-        pair = torch.stack([values[0][inside], moving.sample(located[inside])[0]])
+        pair = torch.stack([values[:, inside].flatten(), moving.sample(located[inside]).flatten()])
         ncc = float(torch.corrcoef(pair)[0, 1]) if inside.sum() > 1 else 0.0
         result[name] = ncc if np.isfinite(ncc) else 0.0
         result["overlap"] = float(inside.float().mean())
     return result
+
+
+def rigidity(deformation: Deformation, problem: Problem) -> dict[str, dict[str, float]]:
+    """How far, in mm, each structure that is kept rigid is from the rigid motion nearest to it: RMS and largest."""
+    labels, found = sitk.GetArrayViewFromImage(problem.rigid), {}
+    for value in np.unique(labels[labels != 0]).tolist():
+        points = _thinned(problem.grid, np.flatnonzero(labels == value), _MOST)
+        start, end = (torch.as_tensor(each)[None] for each in (points, deformation.map(points)))
+        rotation, shift = nearest_motion(start, end)
+        apart = (end - start @ rotation.mT - shift[:, None]).norm(dim=-1)
+        found[str(value)] = {"rms": float(apart.square().mean().sqrt()), "max": float(apart.max())}
+    return found
 
 
 def _largest(deformation: Deformation, grid: Grid) -> float:

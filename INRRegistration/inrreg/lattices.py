@@ -49,14 +49,18 @@ class ImageLattice:
             mask = self._mask(grid)
         self.points = self._points(grid)
         self.moving = problem.moving_volume(_antialiasing(spacing, problem.moving))
-        fixed = problem.fixed_volume(_antialiasing(spacing, problem.fixed)).sample(self.points)[0]
+        smoothing = _antialiasing(spacing, problem.fixed)
+        fixed, seen = problem.fixed_volume(smoothing).sample(self.points)[0], problem.seen(smoothing)
         turned = problem.before.matrix(self.points)
         if turned is not None:
             self.located = self.moving.locate(problem.before(self.points))
             turned = self.moving.matrix @ turned
         self.turned = turned
         sigma = (window / grid.spacing)[::-1].tolist()
-        self.ncc = LocalNcc(fixed, torch.ones_like(fixed) if mask is None else mask, sigma, noise)
+        support = None if seen is None else seen.sample(self.points)[0]
+        mask = torch.ones_like(fixed) if mask is None else mask
+        self.name = "squared local NCC" if problem.multimodal else "local NCC"
+        self.ncc = LocalNcc(fixed, mask, sigma, noise, squared=problem.multimodal, support=support)
         self.share = float(self.ncc.count) / whole
         self.bases = [basis.to(problem.device) for basis in lattice.geometry.bases(grid, problem.frame)]
 

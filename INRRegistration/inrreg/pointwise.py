@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from inrreg.constraints import constraints
 from inrreg.fields import Field, Jet
-from inrreg.guidance import guidance_loss
 from inrreg.problem import Problem
 from inrreg.similarity import lobe_cross_entropy, ncc_loss
 
@@ -16,6 +16,8 @@ OUTSIDE = 0.25
 
 class PointLoss:
     """Global NCC at `points` random voxels of the fixed mask, and the field's derivatives at some of them.
+
+    Of intensities or, in multimodal pairs, of descriptors.
 
     Derivatives are taken at the first `regularized` of the points, which are as random as the rest, so that
     their mean estimates the same integral at less cost; with a fixed mask also at points of the whole image,
@@ -29,7 +31,8 @@ class PointLoss:
         self.box = problem.box(seed=1)
         masked = problem.fixed_mask is not None and self.regularized > 0
         self.outside = max(1, round(OUTSIDE * self.regularized)) if masked else 0
-        self.moving = problem.moving_volume(sigma)
+        self.fixed, self.moving = problem.compared(sigma)
+        self.name = "MIND" if problem.multimodal else "NCC"
 
     def __call__(self, field: Field, order: int, *, trace: bool = False) -> tuple[dict[str, Tensor], Jet | None]:
         """One random draw: the data terms, and the jet to regularize, None where no point is regularized."""
@@ -45,9 +48,8 @@ class PointLoss:
             values.append(field.value(plain))
         moved = self.problem.before(points + torch.cat(values))
         weight = self.problem.valid(moved, self.moving)
-        terms = {"NCC": ncc_loss(fixed[0], self.moving.sample(moved)[0], weight)}
+        seen = fixed[:1] if self.fixed is None else self.fixed.sample(points)
+        terms = {self.name: ncc_loss(seen, self.moving.sample(moved), weight)}
         if self.problem.labels is not None:
             terms["labels"] = lobe_cross_entropy(fixed[1:], self.problem.labels[1].sample(moved), weight)
-        if self.problem.guides is not None:
-            terms["guidance"] = guidance_loss(field.value(self.problem.guides[0]), self.problem)
-        return terms, jet
+        return terms | constraints(field.value, self.problem), jet

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from inrreg.descriptors import mind
 from inrreg.geometry import Frame, Grid, Volume
 from inrreg.intensities import normalize
 from inrreg.landmarks import Pairs
+from inrreg.modality import suited
 from inrreg.protocol import UserError
 from inrreg.sampling import BoxSampler, VoxelSampler
 from inrreg.torch_maps import Maps
 
+if TYPE_CHECKING:
+    from inrreg.constraints import Border
+
 MIN_OVERLAP = 0.1
 """Least share of the fixed points (of the mask) that must lie in the moving image (its mask) at the start."""
+
+DETAIL = 2.0
+"""mm: descriptors are not made finer, since there are twelve of them a sample."""
+
+NOISE = 3e-5
+"""Squared intensity, of 0 to 1, below which differences tell nothing."""
+
+HIDDEN = 0.05
+"""Share of what is excluded from which a smoothed value counts as of it."""
+
+RIGID_POINTS = 300
+"""Points of a rigid structure that tell its motion."""
 
 MIN_FILTERED = 4
 """Samples along an axis that ITK's recursive filter needs."""
@@ -36,7 +54,11 @@ class Problem:
     The fixed mask restricts the data to its points. The moving mask says which points of the moving image may
     serve as data; a fixed point that is mapped out of it, or out of the moving image, does not count.
 
-    `guidance` are point pairs that pull the field (`inrreg.guidance`).
+    `guidance` are point pairs that pull the field (`inrreg.guidance`). `similarity` is one of `SIMILARITIES`.
+
+    Of the fixed image's grid: `exclude`, an image of 0 and 1, is what no data term looks at, beyond what the fixed mask
+    leaves out; `rigid` are labels of structures that move as rigid bodies (`inrreg.constraints`), `border` is where
+    this side of a sliding border meets the other one (`inrreg.sliding`).
     """
 
     fixed: sitk.Image
@@ -49,6 +71,10 @@ class Problem:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     guidance: Pairs | None = None
+    similarity: str = "auto"
+    exclude: sitk.Image | None = None
+    rigid: sitk.Image | None = None
+    border: Border | None = None
 
     @cached_property
     def grid(self) -> Grid:
@@ -71,6 +97,11 @@ class Problem:
         shape = self.grid.size[::-1]
         return np.ones(shape, bool) if self.fixed_mask is None else _array(self.fixed_mask) > 0
 
+    @cached_property
+    def multimodal(self) -> bool:
+        """Whether the images are compared as of two contrasts."""
+        return (suited(self) if self.similarity == "auto" else self.similarity) == "multimodal"
+
     def smoothed(self, image: sitk.Image, sigma: float | np.ndarray) -> np.ndarray:
         """An image's array (k, j, i) after a Gaussian of `sigma` mm, one or (3,) along its axes; 0 for none."""
         for axis, part in enumerate(np.broadcast_to(sigma, 3).tolist()):
@@ -85,6 +116,23 @@ class Problem:
     def fixed_volume(self, sigma: float | np.ndarray = 0.0) -> Volume:
         """The fixed image after a Gaussian of `sigma` mm."""
         return self._volume(self.smoothed(self.images[0], sigma), self.fixed)
+
+    def compared(self, sigma: float = 0.0) -> tuple[Volume | None, Volume]:
+        """What methods that draw points compare: volumes of both images after a Gaussian of `sigma` mm.
+
+        Of one contrast the moving image, and None for the fixed one, whose value is drawn with each voxel; of two
+        their self-similarity descriptors, at samples `DETAIL` mm apart.
+        """
+        if not self.multimodal:
+            return None, self.moving_volume(sigma)
+        volumes = []
+        for image, volume in ((self.fixed, self.fixed_volume(sigma)), (self.moving, self.moving_volume(sigma))):
+            own = Grid.of(image)
+            grid = own.resampled(np.maximum(own.spacing, DETAIL))
+            points = torch.as_tensor(self.frame.normalize(grid.points()), dtype=torch.float32, device=self.device)
+            found = mind(volume.sample(points)[0], NOISE)
+            volumes.append(Volume.of(found.cpu().numpy(), grid, self.frame, self.device))
+        return volumes[0], volumes[1]
 
     @cached_property
     def moving_mask_volume(self) -> Volume | None:
@@ -103,6 +151,25 @@ class Problem:
             return None
         ends = (self.frame.normalize(points) for points in (self.guidance.fixed, self.guidance.moving))
         return tuple(torch.as_tensor(points, dtype=torch.float32, device=self.device) for points in ends)
+
+    def seen(self, sigma: float | np.ndarray) -> Volume | None:
+        """1 where the fixed image after a Gaussian of `sigma` mm shows nothing of what is excluded, else 0, or None."""
+        if self.exclude is None:
+            return None
+        spread = self.smoothed(sitk.Cast(self.exclude, sitk.sitkFloat32), sigma)
+        return self._volume(spread < HIDDEN, self.fixed)
+
+    @cached_property
+    def rigid_points(self) -> Tensor | None:
+        """`RIGID_POINTS` voxels of each rigid structure, drawn with replacement, (L, P, 3) normalized, or None."""
+        if self.rigid is None:
+            return None
+        labels, random, rows = _array(self.rigid), np.random.default_rng(0), []
+        for value in np.unique(labels[labels != 0]):
+            places = np.stack(np.nonzero(labels == value)[::-1], -1)
+            rows.append(self.grid.to_world(places[random.integers(len(places), size=RIGID_POINTS)]))
+        points = self.frame.normalize(np.stack(rows))
+        return torch.as_tensor(points, dtype=torch.float32, device=self.device)
 
     @cached_property
     def labels(self) -> tuple[np.ndarray, Volume] | None:
@@ -179,6 +246,7 @@ class Problem:
             *ends,
             device=self.device,
             seed=self.seed + 100,
+            similarity="multimodal" if self.multimodal else "ncc",
         )
 
     def _sampler(self, values: list[np.ndarray], seed: int) -> VoxelSampler:

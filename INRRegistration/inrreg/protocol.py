@@ -25,6 +25,10 @@ DEFAULT_PRESET = "fast"
 PREALIGNMENTS = ("none", "rigid", "affine")
 AUTOMATIC_MASKS = ("auto", "lungs")
 """What stands for a mask that is found in its image, instead of a file: the body, or the lungs of a CT."""
+SIMILARITIES = ("auto", "ncc", "multimodal")
+"""How images are compared: `ncc` for one contrast, `multimodal` for two, `auto` for what their intensities say."""
+SIMILARITY = {"ncc": "normalized cross-correlation", "multimodal": "correlation of self-similarity (MIND)"}
+"""What is told of a result's similarity, by how it was compared."""
 MOST_THREADS, MOST_SEED = 1024, 2**31 - 1
 """Beyond these, libraries crash."""
 MOST_MEMBERS = 25
@@ -62,7 +66,12 @@ class Settings:
     with a value of the wrong type or range, or with tuples of different lengths.
     """
 
+    similarity: str = setting("auto", f"one of {', '.join(SIMILARITIES)}")
+
     def __post_init__(self) -> None:
+        if self.similarity not in SIMILARITIES:
+            message = f"There is no similarity '{self.similarity}'."
+            raise UserError("setting", message, f"Choose one of: {', '.join(SIMILARITIES)}.")
         stages = {}
         for item in dataclasses.fields(self):
             value = _checked(item, getattr(self, item.name))
@@ -169,7 +178,9 @@ def preset(name: str) -> Preset:
 class Job:
     """One registration: what goes in and how it is run. All images are files in LPS world coordinates.
 
-    A mask may also be one of `AUTOMATIC_MASKS`. The guiding points pull the field, and judge nothing. `overrides` are
+    A mask may also be one of `AUTOMATIC_MASKS`. The guiding points pull the field, and judge nothing. Three more images
+    are of the fixed anatomy: `sliding`, a mask whose border may slide, `rigid`, labels of structures that move as
+    rigid bodies, each of its own, and `exclude`, a mask of what has no counterpart and is not compared. `overrides` are
     settings that differ from the preset's, `tolerances` those that differ from the verdict's; `label_names` are the
     structures' names by label. `time_budget` is in seconds, 0 for none. `ensemble` is the
     number of seeds, from `seed` on, whose fields' median is the result; with more than one it has an uncertainty.
@@ -186,6 +197,9 @@ class Job:
         "moving_landmarks",
         "guide_fixed",
         "guide_moving",
+        "sliding",
+        "rigid",
+        "exclude",
         "initial_transform",
         "prior",
     )
@@ -200,6 +214,9 @@ class Job:
     moving_landmarks: str = ""
     guide_fixed: str = ""
     guide_moving: str = ""
+    sliding: str = ""
+    rigid: str = ""
+    exclude: str = ""
     initial_transform: str = ""
     prior: str = ""
     prealign: str = "none"

@@ -23,7 +23,7 @@ from inrreg import evaluation, protocol
 from inrreg.automask import mask as read_mask
 from inrreg.deformation import Deformation, load_transform
 from inrreg.devices import choose_device, device_name
-from inrreg.fields import Ensemble
+from inrreg.fields import Ensemble, Field
 from inrreg.geometry import Grid
 from inrreg.images import read_image, read_labels, write_image
 from inrreg.landmarks import Pairs, pair, read_points
@@ -31,6 +31,7 @@ from inrreg.optimization import Emit, Run
 from inrreg.prealignment import prealign
 from inrreg.problem import Problem
 from inrreg.protocol import Job, UserError
+from inrreg.structures import fit_sides, hold_rigid
 from inrreg.torch_maps import differentiable
 from inrreg.transforms import Affine, DisplacementGrid, PointMap, SitkTransform, sample_on
 from inrreg.tuning import Tuning, tune
@@ -103,20 +104,50 @@ def solve(job: Job, run: Run) -> tuple[Deformation, Problem, Tuning | None]:
     ]
     _check_landmarks(job, fixed, moving)
     guides = _guides(job, fixed, moving)
-    problem = Problem(fixed, moving, *masks, *labels, device=device, seed=job.seed, guidance=guides)
+    sliding, exclude = (
+        read_mask(getattr(job, name), text, fixed) if getattr(job, name) else None
+        for name, text in (("sliding", "mask that slides"), ("exclude", "mask to exclude"))
+    )
+    if exclude is not None:
+        masks[0] = _without(exclude, masks[0])
+    problem = Problem(
+        fixed,
+        moving,
+        *masks,
+        *labels,
+        device=device,
+        seed=job.seed,
+        guidance=guides,
+        similarity=settings.similarity,
+        exclude=exclude,
+        rigid=read_labels(job.rigid, "rigid structures", fixed) if job.rigid else None,
+    )
     before = _before(job, problem, run)
     problem.before = differentiable(before, problem.frame, device)
     problem.check_overlap()
+    if problem.rigid is not None and problem.before.matrix(torch.zeros(3)) is None:
+        hint = "Take a rigid or affine one, or leave the rigid structures out."
+        raise UserError("rigid", "Structures cannot be kept rigid after an initial transform that is not linear.", hint)
+    if settings.similarity == "auto":
+        similarity = "multimodal" if problem.multimodal else "ncc"
+        run.emit("log", {"text": f"similarity: {similarity}, by the images' intensities"})
+    problem.similarity = "multimodal" if problem.multimodal else "ncc"  # for its sides and members, too
     method = importlib.import_module(f"inrreg.methods.{preset.method}")
+
+    def fit(problem: Problem, run: Run) -> Field:
+        return method.fit(problem, settings, run)
+
+    def fit_all(problem: Problem, run: Run) -> Field:
+        return (fit(problem, run) if sliding is None else fit_sides(problem, sliding, fit, run)).freeze()
+
     try:
         if job.ensemble == 1:
-            field = method.fit(problem, settings, run)
+            field = fit_all(problem, run)
         else:
-            members = (
-                method.fit(dataclasses.replace(problem, seed=each.seed), settings, each).freeze()
-                for each in run.members(job.ensemble)
-            )
-            field = Ensemble(list(members))
+            members = run.members(job.ensemble)
+            field = Ensemble([fit_all(dataclasses.replace(problem, seed=each.seed), each) for each in members])
+        if problem.rigid is not None:
+            field = hold_rigid(field.freeze(), problem, run)
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
@@ -138,6 +169,14 @@ def _use_threads(count: int) -> None:
     for_torch, for_itk = _automatic_threads()
     torch.set_num_threads(count or for_torch)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count or for_itk)
+
+
+def _without(exclude: sitk.Image, mask: sitk.Image | None) -> sitk.Image:
+    """The fixed mask, or the whole image, without what is excluded. Raises `UserError` (code `mask`) if that is all."""
+    left = exclude == 0 if mask is None else sitk.And(sitk.Cast(mask, sitk.sitkUInt8), exclude == 0)
+    if not sitk.GetArrayViewFromImage(left).any():
+        raise UserError("mask", "All that could be compared is excluded.", "Exclude less.")
+    return left
 
 
 def _check_landmarks(job: Job, fixed: sitk.Image, moving: sitk.Image) -> None:

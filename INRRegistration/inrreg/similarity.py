@@ -15,14 +15,14 @@ from torch import Tensor
 
 
 def ncc_loss(fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
-    """1 - NCC of values at sampled points, (N,) each; NCC the global normalized cross-correlation.
+    """1 - NCC of values at sampled points, (N,) or (C, N) each; NCC the global normalized cross-correlation.
 
     With every point inside this is the loss of IDIR and of DUAL-INR-DIR. With a share s of them inside it
     is 2 - s (1 + NCC): 0 for a perfect match of all, 2 for none.
     """
     share = weight.mean()
     w = weight / weight.sum().clamp(min=1e-6)
-    f, m = fixed - (w * fixed).sum(), warped - (w * warped).sum()
+    f, m = (each - (w * each).sum(-1, keepdim=True) for each in (fixed, warped))
     variance = (w * f * f).sum() * (w * m * m).sum()
     ncc = (w * f * m).sum() / (variance + 1e-12).sqrt()
     return 2 - share * (1 + ncc)
@@ -32,17 +32,31 @@ class GaussianWindow:
     """Gaussian means over a lattice, (C, D, H, W): one small dense matrix an axis, normalized up to the border.
 
     `sigma` (3,) in samples along D, H, W. Matrices because on a CPU they are several times as fast as convolutions.
+    `support` (D, H, W), 0 to 1, says what is seen: the means are of that alone.
     """
 
-    def __init__(self, shape: tuple[int, int, int], sigma: Sequence[float], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        sigma: Sequence[float],
+        device: torch.device | str = "cpu",
+        support: Tensor | None = None,
+    ) -> None:
         self.matrices = [_gaussian(size, width).to(device) for size, width in zip(shape, sigma, strict=True)]
+        self.support = support
+        self.seen = None if support is None else self._apply(support[None], self.matrices)[0].clamp(min=1e-6)
 
     def __call__(self, image: Tensor) -> Tensor:
-        return self._apply(image, self.matrices)
+        if self.support is None:
+            return self._apply(image, self.matrices)
+        return self._apply(image * self.support, self.matrices) / self.seen
 
     def adjoint(self, image: Tensor) -> Tensor:
         """The transposed filter: what a gradient of the means means for the image."""
-        return self._apply(image, [matrix.T for matrix in self.matrices])
+        transposed = [matrix.T for matrix in self.matrices]
+        if self.support is None:
+            return self._apply(image, transposed)
+        return self._apply(image / self.seen, transposed) * self.support
 
     @staticmethod
     def _apply(image: Tensor, matrices: list[Tensor]) -> Tensor:
@@ -61,14 +75,25 @@ class LocalNcc:
     """1 - mean local NCC over a lattice, with Gaussian windows (Cachier et al. 2003; signed as in Vishnevskiy 2017).
 
     Signed, since in images of one kind an inverted match is no match: beside a sliding interface its square
-    draws the border of one organ to that of another. The fixed image's window means are computed once.
-    `fixed` (D, H, W); `mask`, of that shape, says where the fixed image counts; `sigma` (3,) of the windows in
-    samples along D, H, W. `noise` is the variance, in squared intensities, below which a window counts as flat.
+    draws the border of one organ to that of another. `squared`, it is for images of two kinds: within a window one
+    contrast is about a linear function of the other, falling or rising. The fixed image's window means are computed
+    once. `fixed` (D, H, W); `mask`, of that shape, says where the fixed image counts, and `support` what the windows
+    may look at; `sigma` (3,) of the windows in samples along D, H, W. `noise` is the variance, in squared intensities,
+    below which a window counts as flat.
     """
 
-    def __init__(self, fixed: Tensor, mask: Tensor, sigma: Sequence[float], noise: float) -> None:
-        self.fixed, self.mask, self.noise = fixed, mask, noise
-        self.window = GaussianWindow(fixed.shape, sigma, fixed.device)
+    def __init__(
+        self,
+        fixed: Tensor,
+        mask: Tensor,
+        sigma: Sequence[float],
+        noise: float,
+        *,
+        squared: bool = False,
+        support: Tensor | None = None,
+    ) -> None:
+        self.fixed, self.mask, self.noise, self.squared = fixed, mask, noise, squared
+        self.window = GaussianWindow(fixed.shape, sigma, fixed.device, support)
         self.mean, square = self.window(torch.stack([fixed, fixed * fixed]))
         self.variance = (square - self.mean * self.mean).clamp(min=0) + noise
         self.count = mask.sum().clamp(min=1)
@@ -79,17 +104,23 @@ class LocalNcc:
 
 
 class _Correlation(torch.autograd.Function):
-    """1 - the weighted sum of local correlations. Its gradient in closed form costs the filters once more, no graph."""
+    """1 - the weighted sum of local correlations, or of their squares.
+
+    Its gradient in closed form costs the filters once more, no graph.
+    """
 
     @staticmethod
     def forward(ctx: Any, warped: Tensor, weight: Tensor, of: LocalNcc) -> Tensor:
         mean, square, product = of.window(torch.stack([warped, warped * warped, warped * of.fixed]))
         variance = (square - mean * mean).clamp(min=0) + of.noise
-        slope = (variance * of.variance).rsqrt_().mul_(weight)
-        correlation = (product - mean * of.mean).mul_(slope)
+        covariance, slope = product - mean * of.mean, (variance * of.variance).rsqrt_()
+        if of.squared:  # its gradient is that of a sum whose weights are twice the correlations
+            weight = 2 * weight * covariance * slope
+        correlation = covariance.mul_(slope.mul_(weight))
+        loss = 1 - correlation.sum() / (2 if of.squared else 1)
         ctx.save_for_backward(warped, mean, slope, correlation / variance)
         ctx.of = of
-        return 1 - correlation.sum()
+        return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

@@ -138,9 +138,9 @@ class _Probe:
     """Looks at fields at the same points each, so that what differs is alpha alone."""
 
     def __init__(self, problem: Problem, job: Job) -> None:
-        self.problem, self.moving = problem, problem.moving_volume()
+        self.problem, (fixed, self.moving) = problem, problem.compared()
         points, values = problem.voxels(seed=11).draw(POINTS)
-        self.points, self.values = points, values[0]
+        self.points, self.values = points, values[:1] if fixed is None else fixed.sample(points)
         self.before = self._correlation(torch.zeros_like(points))
         self.marks = self.labels = None
         if job.fixed_landmarks:
@@ -178,10 +178,10 @@ class _Probe:
         return self.problem.before(points + field.dense(points))
 
     def _correlation(self, u: Tensor) -> float:
-        """Global NCC at the points that are mapped into the moving image."""
+        """Global NCC, of intensities or descriptors, at the points that are mapped into the moving image."""
         moved = self.problem.before(self.points + u)
         inside = self.problem.valid(moved, self.moving) > 0
-        pair = torch.stack([self.values[inside], self.moving.sample(moved[inside])[0]])
+        pair = torch.stack([self.values[:, inside].flatten(), self.moving.sample(moved[inside]).flatten()])
         return float(torch.corrcoef(pair)[0, 1]) if inside.sum() > 1 else 0.0
 
     def _labelled(self) -> tuple[Tensor, Tensor]:

@@ -55,6 +55,13 @@ def lightest() -> dict[str, str]:
 CASES = {name: {"preset": preset} for name, preset in lightest().items()}
 CASES["an ensemble"] = {"preset": protocol.DEFAULT_PRESET, "ensemble": 3}
 CASES["an even ensemble"] = {"preset": protocol.DEFAULT_PRESET, "ensemble": 2}
+CASES["two contrasts"] = {"preset": "idir-light", "overrides": {"similarity": "multimodal"}}
+CASES["a border that slides, structures that do not bend"] = {
+    "preset": protocol.DEFAULT_PRESET,
+    "sliding": "half",
+    "rigid": "fixed_labels",
+    "exclude": "hole",
+}
 Make = Callable[..., Job]
 
 
@@ -67,9 +74,19 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         files[name] = str(folder / f"{name}.nrrd")
         sitk.WriteImage(getattr(phantom, name), files[name])
 
+    for name, part in (("hole", np.s_[12:16, 10:14, 8:12]), ("half", np.s_[:16])):
+        mask = np.zeros(phantom.fixed.GetSize()[::-1], np.uint8)
+        mask[part] = 1
+        sitk.WriteImage(Grid.of(phantom.fixed).image(mask), str(folder / f"{name}.nrrd"))
+
     def job(case: str, **changes: Any) -> Job:
-        entries = CASES[case] | changes
-        return Job(**files, **entries, overrides=quick(protocol.preset(entries["preset"]).settings), threads=1)
+        entries = {
+            name: str(folder / f"{value}.nrrd") if name in ("sliding", "rigid", "exclude") else value
+            for name, value in CASES[case].items()
+        }
+        entries |= changes
+        overrides = quick(protocol.preset(entries["preset"]).settings) | entries.pop("overrides", {})
+        return Job(**files, **entries, overrides=overrides, threads=1)
 
     return job
 

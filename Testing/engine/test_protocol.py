@@ -39,6 +39,7 @@ def refusal(call, *arguments, **entries) -> UserError:
 def test_defaults_are_plain_json():
     settings = Example()
     assert settings.to_dict() == {
+        "similarity": "auto",
         "steps": 100,
         "weight": 0.5,
         "symmetric": False,

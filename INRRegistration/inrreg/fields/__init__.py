@@ -6,8 +6,10 @@ from inrreg.fields.cycle import Cycle
 from inrreg.fields.dual import Dual
 from inrreg.fields.ensemble import Ensemble
 from inrreg.fields.lattice import Lattice, LatticeGeometry
+from inrreg.fields.rigid import Rigid
 from inrreg.fields.separable import Separable
 from inrreg.fields.siren import Siren
+from inrreg.fields.sliding import Sliding
 
 __all__ = [
     "Conditioned",
@@ -18,7 +20,9 @@ __all__ = [
     "Jet",
     "Lattice",
     "LatticeGeometry",
+    "Rigid",
     "Separable",
     "Siren",
+    "Sliding",
     "from_spec",
 ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from inrreg.geometry import Frame, Grid
 
 CHUNK = 1 << 16
 """Points evaluated at once in a dense evaluation: bounds its memory to some hundred MiB."""
@@ -27,6 +29,30 @@ class Jet:
     jacobian: Tensor | None = None
     hessian: Tensor | None = None
     laplacian: Tensor | None = None
+
+
+def product(weight: Jet, jet: Jet) -> Jet:
+    """The jet of w(x) u(x), to the order that both have; `weight` is that of one component, w (N, 1)."""
+    w, u = weight.value, jet.value
+    if jet.jacobian is None:
+        return Jet(w * u)
+    slope = weight.jacobian  # (N, 1, 3)
+    jacobian = w[..., None] * jet.jacobian + u[..., None] * slope
+    if jet.laplacian is not None:
+        crossed = 2 * (jet.jacobian * slope).sum(-1)
+        return Jet(w * u, jacobian, laplacian=w * jet.laplacian + crossed + u * weight.laplacian)
+    if jet.hessian is None:
+        return Jet(w * u, jacobian)
+    crossed = jet.jacobian[..., None] * slope[..., None, :]  # (N, 3, j, k)
+    hessian = w[..., None, None] * jet.hessian + crossed + crossed.mT + u[..., None, None] * weight.hessian
+    return Jet(w * u, jacobian, hessian)
+
+
+def add(one: Jet, other: Jet, sign: float = 1.0) -> Jet:
+    """The jet of one field plus, or minus, another, to the order that both have."""
+    names = [item.name for item in fields(Jet)]
+    pairs = {name: (getattr(one, name), getattr(other, name)) for name in names}
+    return Jet(**{name: None if a is None or b is None else a + sign * b for name, (a, b) in pairs.items()})
 
 
 class Field(nn.Module, ABC):
@@ -69,6 +95,10 @@ class Field(nn.Module, ABC):
         z, y, x = torch.meshgrid(*reversed(coordinates), indexing="ij")
         points = torch.stack([x, y, z], -1) @ axes.T
         return self.value(points.reshape(-1, 3)).reshape(points.shape)
+
+    def on_grid(self, grid: Grid, frame: Frame) -> Tensor | None:
+        """Displacements, (k, j, i, 3) normalized, at a grid of the fixed axes; None where `dense` is as good."""
+        return None
 
     def uncertainty(self, x: Tensor) -> Tensor | None:
         """How far the field's own estimates lie apart at points x (N, 3): (N,) normalized, or None without several."""

@@ -62,11 +62,11 @@ class LatticeGeometry:
 
 
 def spread(coefficients: Tensor, bases: list[Tensor]) -> Tensor:
-    """The spline on a grid, (k, j, i, 3), from its coefficients and the grid's `bases`: one matrix product an axis."""
+    """The spline on a grid, (k, j, i, C), from its coefficients and the grid's `bases`: one matrix product an axis."""
     x, y, z = bases
     u = coefficients.permute(3, 0, 1, 2) @ x.T  # the components first: the products are of whole matrices then
     u = y @ u
-    u = (z @ u.flatten(2)).reshape(3, len(z), *u.shape[2:])
+    u = (z @ u.flatten(2)).reshape(len(u), len(z), *u.shape[2:])
     return u.permute(1, 2, 3, 0)
 
 
@@ -138,10 +138,12 @@ class Lattice(Field):
         mean = torch.stack([part.on_axes(list(coordinates), axes) for part in self.networks]).mean(0)
         return mean if self.residual is None else mean + self.residual
 
-    @torch.no_grad()
     def on_grid(self, grid: Grid, frame: Frame) -> Tensor:
-        """Displacements, (k, j, i, 3) normalized, at the points of a grid that has the lattice's axes."""
-        coefficients = self.coefficients()
+        return self.spline_on_grid(grid, frame, self.coefficients())
+
+    @torch.no_grad()
+    def spline_on_grid(self, grid: Grid, frame: Frame, coefficients: Tensor) -> Tensor:
+        """The spline (k, j, i, C) at a grid that has the lattice's axes, from coefficients (k, j, i, C) at hand."""
         return spread(coefficients, [basis.to(coefficients.device) for basis in self.geometry.bases(grid, frame)])
 
     def freeze(self) -> Lattice:
@@ -155,7 +157,11 @@ class Lattice(Field):
 
     def jet(self, x: Tensor, order: int, *, trace: bool = False) -> Jet:
         self.check_order(order)
-        local, gathered = self._gather(x, self.coefficients())
+        return self.spline_jet(x, self.coefficients(), order, trace=trace)
+
+    def spline_jet(self, x: Tensor, coefficients: Tensor, order: int, *, trace: bool = False) -> Jet:
+        """`jet` of the spline with coefficients (k, j, i, C) that are at hand, with C components."""
+        local, gathered = self._gather(x, coefficients)
         value = self._combine(local, gathered, (0, 0, 0))
         unit = [tuple(int(a == b) for b in range(3)) for a in range(3)]
         jacobian = torch.stack([self._combine(local, gathered, d) for d in unit], -1) @ self._turn(x)
@@ -217,7 +223,7 @@ class Lattice(Field):
         return self._constant("rotation", x).T
 
     def spline(self, x: Tensor, coefficients: Tensor) -> Tensor:
-        """Displacements (N, 3) at points x (N, 3) from coefficients that are at hand, (k, j, i, 3)."""
+        """The spline (N, C) at points x (N, 3) from coefficients that are at hand, (k, j, i, C)."""
         return self._combine(*self._gather(x, coefficients), (0, 0, 0))
 
     def _gather(self, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:

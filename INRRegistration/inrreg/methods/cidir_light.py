@@ -8,6 +8,7 @@ cover its scale evenly; and the large motion, which hardly depends on alpha, is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from inrreg.protocol import Preset, Settings, setting
@@ -58,8 +59,8 @@ def fit(problem: Problem, settings: CidirLightSettings, run: Run) -> Field:
     import torch
 
     from inrreg.conditioning import MIDDLE, Strata, weight
+    from inrreg.constraints import constraints
     from inrreg.fields import Conditioned, Lattice, LatticeGeometry
-    from inrreg.guidance import guidance_loss
     from inrreg.lattices import ImageLattice
     from inrreg.optimization import cosine, descend
     from inrreg.regularization import isotropic_total_variation
@@ -84,9 +85,8 @@ def fit(problem: Problem, settings: CidirLightSettings, run: Run) -> Field:
             coefficients = lattice.coefficients()
             variation = isotropic_total_variation(lattice.jacobian_of_cells(coefficients))
             strength = weight(alpha, settings.variation, settings.decades)
-            terms = {"local NCC": images.loss(coefficients), "total variation": strength * variation}
-            if problem.guides is not None:
-                terms["guidance"] = guidance_loss(lattice.spline(problem.guides[0], coefficients), problem)
+            terms = {images.name: images.loss(coefficients), "total variation": strength * variation}
+            terms |= constraints(partial(lattice.spline, coefficients=coefficients), problem)
             network.alpha = MIDDLE  # what a look at the field meanwhile shows
             descend(optimizer, rate((before + part * steps) / total), terms)
             run.report(terms)

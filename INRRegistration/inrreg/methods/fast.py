@@ -11,6 +11,7 @@ fine in the image and in the lattice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from inrreg.protocol import Preset, Settings, setting
@@ -66,8 +67,8 @@ def fit(problem: Problem, settings: FastSettings, run: Run) -> Field:
     """Optimize the network for this pair; the result is the lattice of the last stage."""
     import torch
 
+    from inrreg.constraints import constraints
     from inrreg.fields import Lattice, LatticeGeometry, Separable
-    from inrreg.guidance import guidance_loss
     from inrreg.lattices import ImageLattice
     from inrreg.optimization import cosine, descend
     from inrreg.regularization import folding, isotropic_total_variation, kinks
@@ -100,12 +101,11 @@ def fit(problem: Problem, settings: FastSettings, run: Run) -> Field:
             coefficients = lattice.coefficients()
             jacobian = lattice.jacobian_of_cells(coefficients)
             terms = {
-                "local NCC": images.loss(coefficients),
+                images.name: images.loss(coefficients),
                 "total variation": variation * isotropic_total_variation(jacobian),
                 "kinks": settings.kinks * kinks(lattice.kinks(coefficients), settings.kink),
             }
-            if problem.guides is not None:
-                terms["guidance"] = guidance_loss(lattice.spline(problem.guides[0], coefficients), problem)
+            terms |= constraints(partial(lattice.spline, coefficients=coefficients), problem)
             if last:
                 terms["folding"] = settings.folding * folding(jacobian)
                 residual.zero_grad(set_to_none=True)

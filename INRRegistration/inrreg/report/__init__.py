@@ -19,7 +19,7 @@ from inrreg.automask import mask as read_mask
 from inrreg.evaluation import doubts
 from inrreg.images import read_image
 from inrreg.pictures import Scene, check_matplotlib, histogram, planes
-from inrreg.protocol import Job, UserError
+from inrreg.protocol import SIMILARITY, Job, UserError
 from inrreg.report.template import TEMPLATE
 from inrreg.transforms import PointMap
 
@@ -109,7 +109,8 @@ def _facts(metrics: dict[str, Any], job: Job | None) -> list[tuple[str, str]]:
         facts.append(("time", f"{metrics['seconds']:.1f} s"))
     if match := metrics.get("similarity"):
         change = f"{match['before']:.3f} before, {match['after']:.3f} after"
-        facts.append(("normalized cross-correlation", f"{change}, {match['overlap']:.0%} mapped into the moving image"))
+        name = SIMILARITY[match.get("used", "ncc")]
+        facts.append((name, f"{change}, {match['overlap']:.0%} mapped into the moving image"))
     for key, name in (("largest_displacement", "largest displacement"), ("interpolation_error", "interpolation error")):
         if key in metrics:
             facts.append((f"{name}", f"{metrics[key]:.2f} mm"))
