@@ -5,9 +5,11 @@ from inrreg.fields.conditioned import Conditioned
 from inrreg.fields.cycle import Cycle
 from inrreg.fields.dual import Dual
 from inrreg.fields.ensemble import Ensemble
+from inrreg.fields.flow import Flow
 from inrreg.fields.lattice import Lattice, LatticeGeometry
 from inrreg.fields.separable import Separable
 from inrreg.fields.siren import Siren
+from inrreg.fields.velocity import TimedSeparable, TimedSiren, VelocityLattice
 
 __all__ = [
     "Conditioned",
@@ -15,10 +17,14 @@ __all__ = [
     "Dual",
     "Ensemble",
     "Field",
+    "Flow",
     "Jet",
     "Lattice",
     "LatticeGeometry",
     "Separable",
     "Siren",
+    "TimedSeparable",
+    "TimedSiren",
+    "VelocityLattice",
     "from_spec",
 ]
