@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from inrreg import protocol
 from inrreg.deformation import Deformation
 
-TIMES = tuple(n / 10 for n in range(11))
+TIMES = tuple(n / 5 for n in range(6))
 """From where the moving image lies at first (0) to where the registration takes it (1)."""
 BETWEEN_NODES = 0.15
 """Largest 99th percentile, in mm, of what interpolation over the coarse grid changes at the end."""

@@ -121,7 +121,7 @@ class Lattice(Field):
         super().__init__()
         self.networks = nn.ModuleList(part if isinstance(part, Field) else from_spec(part) for part in networks)
         self.geometry = geometry if isinstance(geometry, LatticeGeometry) else LatticeGeometry.from_dict(geometry)
-        self.residual = nn.Parameter(torch.zeros(*geometry.size[::-1], 3)) if residual else None
+        self.residual = nn.Parameter(torch.zeros(*self.geometry.size[::-1], 3)) if residual else None
         self._constants: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
         self.register_buffer("_frozen", None, persistent=False)
 
