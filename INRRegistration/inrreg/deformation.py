@@ -103,7 +103,11 @@ class Deformation:
 
     def family(self, alphas: Sequence[float], spacing: np.ndarray) -> list[Deformation]:
         """A conditioned deformation at several alphas, all exported on one grid of that spacing (3,), which fades."""
-        made = [replace(self, field=self.field.at(alpha), spacing=spacing) for alpha in alphas]
+        return self.alike([self.field.at(alpha) for alpha in alphas], spacing)
+
+    def alike(self, fields: Sequence[Field], spacing: np.ndarray) -> list[Deformation]:
+        """The same with each of these fields instead, all exported on one grid of that spacing (3,), which fades."""
+        made = [replace(self, field=each, spacing=spacing) for each in fields]
         margins, fade = choose_margins([each._inner for each in made], self.grid, spacing)
         return [replace(each, margins=margins, fade=fade) for each in made]
 
@@ -121,6 +125,9 @@ class Deformation:
         start = points
         for part in reversed(self.before):
             start = invert(part, start)
+        x = torch.as_tensor(self.frame.normalize(start), dtype=torch.float32, device=self._device)
+        if (back := self.field.inverse(x)) is not None:
+            start = self.frame.to_world(back.cpu().numpy().astype(np.float64))
         found = invert(replace(self, margins=np.full((2, 3), 1e12)), points, start=start)
         return np.where(self.contains(found, tolerance=0.01)[:, None], found, points)
 

@@ -30,8 +30,9 @@ class ImageLattice:
     The lattice's spacing is `spacing` mm, along axes with coarser voxels that of the voxels: no detail lies between.
     """
 
-    def __init__(self, problem: Problem, lattice: Lattice, spacing: float, window: float, noise: float) -> None:
-        """`window` is the sigma of the correlation's Gaussian in mm, `noise` as in `LocalNcc`.
+    def __init__(self, problem: Problem, lattice: Lattice | None, spacing: float, window: float, noise: float) -> None:
+        """`window` is the sigma of the correlation's Gaussian in mm, `noise` as in `LocalNcc`; without a B-spline
+        lattice only `loss_of` answers.
 
         Raises `UserError` (code `mask`) when no sample lies in the fixed mask.
         """
@@ -62,7 +63,8 @@ class ImageLattice:
         self.name = "squared local NCC" if problem.multimodal else "local NCC"
         self.ncc = LocalNcc(fixed, mask, sigma, noise, squared=problem.multimodal, support=support)
         self.share = float(self.ncc.count) / whole
-        self.bases = [basis.to(problem.device) for basis in lattice.geometry.bases(grid, problem.frame)]
+        bases = lattice.geometry.bases(grid, problem.frame) if lattice else []
+        self.bases = [basis.to(problem.device) for basis in bases]
 
     def displacement(self, coefficients: Tensor) -> Tensor:
         """The spline at every sample, (D, H, W, 3), from its coefficients (k, j, i, 3)."""
@@ -73,7 +75,13 @@ class ImageLattice:
 
         An integral over the image, as the regularization is: else a small mask would leave its inside to the data.
         """
-        located = self._locate(coefficients)
+        return self._loss(self._locate(coefficients))
+
+    def loss_of(self, displacement: Tensor) -> Tensor:
+        """The same of any displacement at the samples, (D, H, W, 3)."""
+        return self._loss(self.moving.locate(self.problem.before(self.points + displacement)))
+
+    def _loss(self, located: Tensor) -> Tensor:
         inside = self.problem.valid_located(located, self.moving)
         return self.share * self.ncc(self.moving.sample_located(located)[0], inside)
 

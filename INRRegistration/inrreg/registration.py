@@ -19,11 +19,11 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from inrreg import evaluation, protocol
+from inrreg import evaluation, protocol, sequence
 from inrreg.automask import mask as read_mask
 from inrreg.deformation import Deformation, load_transform
 from inrreg.devices import choose_device, device_name
-from inrreg.fields import Ensemble, Field
+from inrreg.fields import Ensemble, Field, Flow
 from inrreg.geometry import Grid
 from inrreg.images import read_image, read_labels, write_image
 from inrreg.landmarks import Pairs, pair, read_points
@@ -75,6 +75,8 @@ def register(
         deformation.save(folder)
         if tuning:
             tuning.save(folder, deformation)
+        if isinstance(deformation.field, Flow):
+            sequence.save(folder, deformation)
         _save_masks(job, problem, folder)
         _absolute(job).save(folder)
         protocol.write_json(folder / "metrics.json", metrics)
@@ -257,13 +259,14 @@ _OURS = (
     "inverse_displacement.nrrd",
     "uncertainty.nrrd",
     "alpha.json",
+    "time.json",
 )
 
 
 def _is_result(folder: Path) -> bool:
     """Whether a folder is empty or holds a result of ours and nothing else, so that it may be replaced."""
     names = [path.name for path in folder.iterdir()]
-    ours = all(name in _OURS or name.startswith(("before_", "alpha_")) for name in names)
+    ours = all(name in _OURS or name.startswith(("before_", "alpha_", "time_")) for name in names)
     return not names or (ours and {"job.json", "model.json"} <= set(names))
 
 

@@ -25,6 +25,11 @@ def bending(hessian: Tensor) -> Tensor:
     return hessian.square().sum((1, 2, 3)).mean()
 
 
+def velocity_energy(velocity: Tensor, laplacian: Tensor, gamma: float, alpha: float) -> Tensor:
+    """Half the mean of |L v|^2 with L = gamma - alpha Laplacian (Beg et al. 2005). (..., 3) both."""
+    return 0.5 * (gamma * velocity - alpha * laplacian).square().sum(-1).mean()
+
+
 def determinant(jacobian: Tensor) -> Tensor:
     """det(I + grad u), (...), from a displacement's Jacobian (..., 3, 3)."""
     a = jacobian + torch.eye(3, dtype=jacobian.dtype, device=jacobian.device)

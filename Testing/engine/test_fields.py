@@ -14,14 +14,19 @@ from inrreg.fields import (
     Dual,
     Ensemble,
     Field,
+    Flow,
     Lattice,
     LatticeGeometry,
     Separable,
     Siren,
+    TimedSeparable,
+    TimedSiren,
+    VelocityLattice,
     from_spec,
 )
 from inrreg.fields.base import Jet
 from inrreg.fields.cycle import invert
+from inrreg.fields.velocity import laplacian
 from inrreg.geometry import Frame, Grid
 
 OBLIQUE = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
@@ -421,3 +426,86 @@ def test_a_field_of_one_training_has_no_alpha(name: str) -> None:
     assert field.alpha is None
     with pytest.raises(ValueError, match="no scale"):
         field.at(0.5)
+
+
+# ------------------------------------------------------------------------------------------- flows
+
+
+def velocity_lattice(scale: float = 0.3) -> VelocityLattice:
+    network = TimedSeparable(12, 2, 4.0, 8, scale, OBLIQUE.tolist(), generator=torch.Generator().manual_seed(8))
+    torch.nn.init.normal_(network.clock_out, 0, 0.2, generator=torch.Generator().manual_seed(9))
+    return VelocityLattice(network, LatticeGeometry.covering(GRID, FRAME, 8.0))
+
+
+def timed_siren() -> TimedSiren:
+    field = TimedSiren(16, 3, 4.0, generator=torch.Generator().manual_seed(10))
+    torch.nn.init.normal_(field.clock, 0, 0.3, generator=torch.Generator().manual_seed(11))
+    return field
+
+
+FLOWS = {"of a lattice": velocity_lattice, "of a network": timed_siren}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("until", [1.0, 0.45, 0.0])
+def test_a_flow_has_exact_derivatives_and_leads_back(name: str, until: float) -> None:
+    field = Flow(FLOWS[name](), 4, until).double()
+    x = inside(64, torch.float64).requires_grad_(True)
+    assert field.adapt(x.detach())
+    value = field.value(x)
+    expected = torch.stack([torch.autograd.grad(part.sum(), x, retain_graph=True)[0] for part in value.unbind(1)], 1)
+    jet = field.jet(x.detach(), 1)
+    assert torch.allclose(jet.value, value, atol=1e-12)
+    assert torch.allclose(jet.jacobian, expected, atol=1e-10)
+    assert torch.allclose(field.inverse((x + value).detach()), x, atol=1e-12)
+    assert (value.abs().max() > 0.05) == (until > 0)
+    again = from_spec(field.spec()).double()
+    again.load_state_dict(field.state_dict())
+    assert torch.equal(again.dense(x.detach()), field.dense(x.detach()))
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_velocity_changes_in_time_and_is_the_same_held(name: str) -> None:
+    field, x = Flow(FLOWS[name](), 3), inside(50, torch.float32)
+    free = field.dense(x)
+    field.freeze()
+    assert torch.allclose(field.dense(x), free, atol=1e-6)
+    values = []
+    for time in field.times[::2]:
+        field.velocity.time = time
+        values.append(field.velocity.value(x))
+    assert (values[0] - values[1]).abs().max() > 0.01
+
+
+def test_a_flow_makes_so_many_steps_that_a_steep_velocity_does_not_fold() -> None:
+    field, x = Flow(velocity_lattice(1.0), 2).double(), inside(20_000, torch.float64)
+
+    def smallest() -> float:
+        return float(torch.linalg.det(field.jet(x, 1).jacobian + torch.eye(3)).min())
+
+    with torch.no_grad():
+        assert smallest() < 0
+        assert field.adapt(x)
+        assert field.steps > 2
+        assert smallest() > 0
+        assert torch.allclose(field.inverse(x + field.value(x)), x, atol=1e-9)
+
+
+def test_the_bound_of_a_lattices_gradient_holds_closely() -> None:
+    field, x = velocity_lattice().double(), inside(20_000, torch.float64)
+    for field.time in (0.0, 0.6):
+        found = torch.linalg.matrix_norm(field.jet(x, 1).jacobian, 2).max()
+        assert found <= field.steepness(x) < 2 * found
+
+
+def test_a_velocity_too_steep_for_any_number_of_steps_is_told() -> None:
+    field = Flow(velocity_lattice(400.0), 2)
+    with torch.no_grad():
+        assert not field.adapt(inside(10, torch.float32))
+
+
+def test_the_laplacian_of_a_lattice_is_exact_for_quadratics() -> None:
+    geometry = LatticeGeometry.covering(GRID, FRAME, 9.0)
+    x = torch.as_tensor(geometry.points())
+    weights = torch.tensor([[1.0, 2.0, -4.0], [0.5, 0.0, 3.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    assert torch.allclose(laplacian(x.square() @ weights.T, geometry.spacing), 2 * weights.sum(1), atol=1e-9)

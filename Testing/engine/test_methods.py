@@ -32,6 +32,25 @@ QUICK: dict[str, dict[str, Any]] = {
         "node_spacing": (24, 16, 12),
         "rate": 2e-3,
     },
+    "lddmm": {
+        "width": 32,
+        "omega": 15,
+        "time_steps": 3,
+        "points": 1000,
+        "regularized": 0.1,
+        "steps": (100, 60),
+        "fit_steps": 3,
+        "node_spacing": (40, 30),
+        "rate": 1e-3,
+    },
+    "lddmm_light": {
+        "time_steps": 4,
+        "steps": (30, 20),
+        "fit_steps": 5,
+        "image_spacing": (12, 8),
+        "node_spacing": (24, 16),
+        "path_spacing": (16, 12),
+    },
     "dual": {"width": 64, "points": 2000, "regularized": 0.1, "steps": (70, 60, 60)},
 }
 """Settings with which each method takes a few seconds; a new method adds a line."""

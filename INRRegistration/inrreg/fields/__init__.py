@@ -5,11 +5,13 @@ from inrreg.fields.conditioned import Conditioned
 from inrreg.fields.cycle import Cycle
 from inrreg.fields.dual import Dual
 from inrreg.fields.ensemble import Ensemble
+from inrreg.fields.flow import Flow
 from inrreg.fields.lattice import Lattice, LatticeGeometry
 from inrreg.fields.rigid import Rigid
 from inrreg.fields.separable import Separable
 from inrreg.fields.siren import Siren
 from inrreg.fields.sliding import Sliding
+from inrreg.fields.velocity import TimedSeparable, TimedSiren, VelocityLattice
 
 __all__ = [
     "Conditioned",
@@ -17,6 +19,7 @@ __all__ = [
     "Dual",
     "Ensemble",
     "Field",
+    "Flow",
     "Jet",
     "Lattice",
     "LatticeGeometry",
@@ -24,5 +27,8 @@ __all__ = [
     "Separable",
     "Siren",
     "Sliding",
+    "TimedSeparable",
+    "TimedSiren",
+    "VelocityLattice",
     "from_spec",
 ]

@@ -62,7 +62,7 @@ class Field(nn.Module, ABC):
     order: ClassVar[int] = 2
     """The highest order of derivatives that `jet` offers."""
     two_way: ClassVar[bool] = False
-    """Whether it was optimized in both directions: its inverse is then part of a result."""
+    """Whether its inverse is part of a result: it was optimized in both directions, or knows the way back."""
     kinds: ClassVar[dict[str, Callable[..., Field]]] = {}
     alpha: float | None = None
     """Where on its scale of regularization, 0 to 1, a conditioned field answers; None for a field without one."""
@@ -102,6 +102,10 @@ class Field(nn.Module, ABC):
 
     def uncertainty(self, x: Tensor) -> Tensor | None:
         """How far the field's own estimates lie apart at points x (N, 3): (N,) normalized, or None without several."""
+        return None
+
+    def inverse(self, y: Tensor) -> Tensor | None:
+        """Points (N, 3) that x + u(x) takes to y (N, 3), normalized; None for a field that only a search can invert."""
         return None
 
     def at(self, alpha: float) -> Field:

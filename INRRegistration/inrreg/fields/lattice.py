@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from inrreg.fields.base import Field, Jet, from_spec
-from inrreg.geometry import Frame, Grid
+from inrreg.geometry import Frame, Grid, Volume
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,33 @@ class LatticeGeometry:
         first = grid.direction.T @ frame.normalize(grid.origin)
         return cls(size, first - step, step, grid.direction)
 
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> LatticeGeometry:
+        """What `to_dict` described."""
+        return cls(tuple(data["size"]), *(np.array(data[name]) for name in ("origin", "spacing", "rotation")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        arrays = {name: getattr(self, name).tolist() for name in ("origin", "spacing", "rotation")}
+        return {"size": list(self.size), **arrays}
+
     @property
     def coordinates(self) -> np.ndarray:
         """Positions of the nodes along the first axis, then along the second, then the third, normalized."""
         return np.concatenate([self.origin[a] + self.spacing[a] * np.arange(n) for a, n in enumerate(self.size)])
+
+    def points(self) -> np.ndarray:
+        """Positions of the nodes, (k, j, i, 3) normalized."""
+        x, y, z = np.split(self.coordinates, np.cumsum(self.size)[:2])
+        return np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], -1) @ self.rotation.T
+
+    def volume(self, values: Tensor) -> Volume:
+        """Vectors at the nodes, (k, j, i, C), as a volume: trilinear between them, beyond them those of the border."""
+        scale = 2 / ((np.array(self.size) - 1) * self.spacing)
+        maps = self.rotation.T * scale[:, None], -self.origin * scale - 1
+        return Volume(
+            values.movedim(-1, 0)[None], *(torch.as_tensor(each).to(values.dtype).to(values.device) for each in maps)
+        )
 
     def weights(self, axis: int, points: np.ndarray, derivative: int = 0) -> Tensor:
         """The matrix (P, n) that takes the coefficients along one axis to P points of that axis, normalized."""
@@ -97,18 +120,13 @@ class Lattice(Field):
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(part if isinstance(part, Field) else from_spec(part) for part in networks)
-        if isinstance(geometry, dict):
-            arrays = {name: np.array(geometry[name]) for name in ("origin", "spacing", "rotation")}
-            geometry = LatticeGeometry(tuple(geometry["size"]), **arrays)
-        self.geometry = geometry
-        self.residual = nn.Parameter(torch.zeros(*geometry.size[::-1], 3)) if residual else None
+        self.geometry = geometry if isinstance(geometry, LatticeGeometry) else LatticeGeometry.from_dict(geometry)
+        self.residual = nn.Parameter(torch.zeros(*self.geometry.size[::-1], 3)) if residual else None
         self._constants: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
         self.register_buffer("_frozen", None, persistent=False)
 
     def spec(self) -> dict[str, Any]:
-        geometry = {"size": list(self.geometry.size)}
-        geometry |= {name: getattr(self.geometry, name).tolist() for name in ("origin", "spacing", "rotation")}
-        networks = [part.spec() for part in self.networks]
+        networks, geometry = [part.spec() for part in self.networks], self.geometry.to_dict()
         return {"kind": self.kind, "networks": networks, "geometry": geometry, "residual": self.residual is not None}
 
     @property

@@ -79,15 +79,28 @@ class Separable(Field):
         return Jet(value, jacobian, torch.einsum("ncab,ja,kb->ncjk", hessian, axes, axes))
 
     def on_axes(self, coordinates: list[Tensor], axes: Tensor) -> Tensor:
+        if not self.runs_along(axes):
+            return super().on_axes(coordinates, axes)
+        x, y, z = self._factors_along(coordinates)
+        return self._outer(x, y, z).permute(1, 2, 3, 0)
+
+    def runs_along(self, axes: Tensor) -> bool:
+        """Whether these are its own axes, along which a grid costs little."""
         if axes is not self._along:  # compared once: reading them waits for the device
             if not torch.allclose(axes.cpu().double(), self.axes.double(), atol=1e-6):
-                return super().on_axes(coordinates, axes)
+                return False
             self._along = axes
+        return True
+
+    def _factors_along(self, coordinates: list[Tensor]) -> list[Tensor]:
+        """The factors at the coordinates (n,) along each axis, (3, n, rank) each."""
         (factors,) = self._factors(nn.utils.rnn.pad_sequence(coordinates, batch_first=True), 0)
-        x, y, z = (part[: len(t)].transpose(0, 1) for part, t in zip(factors, coordinates, strict=True))  # (3, n, rank)
+        return [part[: len(t)].transpose(0, 1) for part, t in zip(factors, coordinates, strict=True)]
+
+    def _outer(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """The sum of the products of such factors, (3, k, j, i)."""
         plane = (y[:, :, None] * x[:, None]).flatten(1, 2) * (self.scale / math.sqrt(self.rank))
-        volume = z @ plane.transpose(1, 2)
-        return volume.reshape(3, *(len(t) for t in reversed(coordinates))).permute(1, 2, 3, 0)
+        return (z @ plane.transpose(1, 2)).reshape(3, z.shape[1], y.shape[1], x.shape[1])
 
     def _axes(self, like: Tensor) -> Tensor:
         return self.axes.to(like.dtype).to(like.device)  # in this order: not every device has float64
