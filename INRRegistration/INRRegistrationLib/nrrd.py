@@ -7,7 +7,9 @@ voxel indices (i, j, k) to RAS millimetres, as Slicer keeps them; files hold LPS
 from __future__ import annotations
 
 import gzip
+import math
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,12 @@ from inrreg.protocol import UserError
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From RAS to LPS, and back."""
+
+_TIGHTEST = 1100
+"""How often a compressed part's size its content can be: deflate reaches 1032."""
+
+_LONGEST = 1 << 16
+"""Bytes in a line of a header."""
 
 _TYPES = {
     "int8": "int8",
@@ -82,18 +90,24 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises `UserError` (code `result`) for a file that is missing, damaged or of another kind.
     """
     try:
-        with Path(path).open("rb") as file:
+        path = Path(path)
+        with path.open("rb") as file:
             fields = _header(file)
             sizes = [int(size) for size in fields["sizes"].split()]
             dtype = np.dtype(_NAMES[fields["type"]])
             dtype = dtype.newbyteorder(">" if fields.get("endian") == "big" else "<")
-            count = int(np.prod(sizes))
-            if fields["encoding"] == "raw":
-                array = np.fromfile(file, dtype, count)
-            elif fields["encoding"] in ("gzip", "gz"):
-                array = np.frombuffer(gzip.decompress(file.read()), dtype, count)
-            else:
+            count, rest = math.prod(sizes), path.stat().st_size - file.tell()
+            packed = fields["encoding"] in ("gzip", "gz")
+            if not packed and fields["encoding"] != "raw":
                 raise ValueError(f"encoding {fields['encoding']}")
+            # Before memory is taken for what a damaged header claims.
+            if min(sizes) < 1 or count * dtype.itemsize > rest * (_TIGHTEST if packed else 1):
+                raise ValueError("it is cut short")
+            if packed:
+                with gzip.open(file) as unpacked:
+                    array = np.frombuffer(unpacked.read(count * dtype.itemsize), dtype, count)
+            else:
+                array = np.fromfile(file, dtype, count)
         vectors = [_numbers(text) for text in re.findall(r"\([^)]*\)", fields["space directions"])]
         matrix = np.eye(4)
         matrix[:3, :3] = np.array(vectors).T
@@ -101,14 +115,14 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if fields["space"] != "left-posterior-superior" or len(sizes) not in (3, 4):
             raise ValueError(f"space {fields['space']}, {len(sizes)} dimensions")
         array = array.astype(dtype.newbyteorder("="), copy=False).reshape(sizes[::-1])
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except (OSError, KeyError, ValueError, EOFError, zlib.error) as error:
         raise UserError("result", f"The file {path} cannot be read ({error}).", "Register again.") from None
     return array, LPS @ matrix
 
 
 def _header(file) -> dict[str, str]:
     fields = {}
-    while line := file.readline().decode("utf-8").strip():
+    while line := file.readline(_LONGEST).decode("utf-8").strip():
         name, separator, value = line.partition(":")
         if separator:
             fields[name] = value.lstrip("=").strip()

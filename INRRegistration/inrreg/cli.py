@@ -65,7 +65,7 @@ def main() -> NoReturn:
         sys.exit(1)
 
 
-FAILURES = ("diverged", "memory")
+FAILURES = ("diverged", "memory", "gpu-memory")
 """Codes of errors that are no fault of the call or its input."""
 
 

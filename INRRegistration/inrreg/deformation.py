@@ -19,6 +19,7 @@ from inrreg import protocol
 from inrreg.fade import MOST_NODES, choose_margins, pad
 from inrreg.fields import Field, from_spec
 from inrreg.geometry import Frame, Grid
+from inrreg.memory import in_chunks
 from inrreg.protocol import UserError
 from inrreg.transforms import Affine, Chain, DisplacementGrid, Inverse, PointMap, invert, read_transform, sample_on
 
@@ -135,8 +136,8 @@ class Deformation:
         """The displacement's Jacobian (N, 3, 3) of the deformable part at points inside the fixed image."""
         x = torch.as_tensor(self.frame.normalize(points), dtype=torch.float32, device=self._device)
         with torch.no_grad():
-            parts = [self.field.jet(part, 1).jacobian.cpu() for part in x.split(1 << 14)]
-        return torch.cat(parts).numpy().astype(np.float64)
+            found = in_chunks(lambda part: self.field.jet(part, 1).jacobian.cpu(), x, 1 << 14)
+        return found.numpy().astype(np.float64)
 
     def uncertainty(self, points: np.ndarray) -> np.ndarray | None:
         """How far apart, (N,) mm, the field's own estimates of points (N, 3) LPS mm lie, `before` not counted.

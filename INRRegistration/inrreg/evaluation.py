@@ -19,7 +19,7 @@ from inrreg.deformation import Deformation
 from inrreg.fields.rigid import nearest_motion
 from inrreg.geometry import Grid
 from inrreg.guidance import independent
-from inrreg.images import read_image, read_labels
+from inrreg.images import read_header, read_image, read_labels
 from inrreg.landmarks import Pairs, pair, read_points
 from inrreg.metrics import jacobian_summary, label_overlap, summary, target_registration_error
 from inrreg.problem import Problem
@@ -44,6 +44,13 @@ RIGID = 0.1
 
 FOLDING = 0.001
 """Share of folding points in the mask from which a user is warned."""
+MOTION, MOTION_SHARE = 100.0, 0.3
+"""mm, and share of the fixed image's longest side: where one in a hundred points is displaced by more than the lesser,
+no anatomy explains it."""
+VOLUME_CHANGE = 0.7
+"""SD of the logarithm of the Jacobian determinant from which a user is warned: a factor of two, up and down."""
+ALIKE = 0.2
+"""Correlation below which two registered images have nothing in common that a registration could go by."""
 
 
 def of_result(deformation: Deformation, problem: Problem, job: Job, judging: slice = slice(None)) -> dict[str, Any]:
@@ -56,11 +63,14 @@ def of_result(deformation: Deformation, problem: Problem, job: Job, judging: sli
         "jacobian": jacobian(deformation, problem.grid, problem.mask if job.fixed_mask else None),
         "inverse": inverse_consistency(deformation, problem.grid, problem.mask),
         "largest_displacement": _largest(deformation, problem.grid),
+        "motion": motion(deformation, problem.grid, problem.mask),
         "interpolation_error": deformation.interpolation_error,
         "fade": deformation.fade,
         "fixed_spacing": problem.grid.spacing.tolist(),
         "inputs": {name: sha256(path) for name, path in job.files().items()},
     }
+    if swapped_masks(job, problem):
+        metrics["swapped_masks"] = True
     if (doubt := uncertainty(deformation, problem.grid, problem.mask)) is not None:
         metrics["uncertainty"] = doubt
     if problem.rigid is not None:
@@ -153,14 +163,17 @@ _OF_THE_RUN = (
     "versions",
     "similarity",
     "largest_displacement",
+    "motion",
     "interpolation_error",
     "fade",
     "fixed_spacing",
     "guidance",
     "rigid",
     "alpha",
+    "restarts",
+    "swapped_masks",
 )
-_OF_THE_FIELD = ("similarity", "largest_displacement", "interpolation_error", "fade", "rigid", "alpha")
+_OF_THE_FIELD = ("similarity", "largest_displacement", "motion", "interpolation_error", "fade", "rigid", "alpha")
 """Those that hold at the alpha that was chosen alone."""
 
 
@@ -286,27 +299,66 @@ def uncertainty(transform: PointMap, grid: Grid, mask: np.ndarray) -> dict[str, 
     return None if found is None else summary(found)
 
 
+def motion(deformation: Deformation, grid: Grid, mask: np.ndarray) -> dict[str, float]:
+    """How far the deformable part moves points of the mask, 99th percentile, and the most that anatomy explains; mm."""
+    points = _thinned(grid, np.flatnonzero(mask), _FEW)
+    moved = np.linalg.norm(deformation.deform(points) - points, axis=1)
+    return {"p99": float(np.percentile(moved, 99)), "most": float(min(MOTION, MOTION_SHARE * grid.extent.max()))}
+
+
+def swapped_masks(job: Job, problem: Problem) -> bool:
+    """Whether each mask's file has the other image's grid and not its own image's."""
+    paths = job.files()
+    if not {"fixed_mask", "moving_mask"} <= set(paths):
+        return False
+    fixed, moving = (Grid.of(read_header(paths[name], name)) for name in ("fixed_mask", "moving_mask"))
+    own, other = problem.grid, Grid.of(problem.moving)
+    return not own.equals(other) and fixed.equals(other) and moving.equals(own)
+
+
 def doubts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a user should know before trusting a result: (code, sentence) of each doubt."""
+    """What a user should know before trusting a result: (code, sentences) of each doubt, the likely cause and what to
+    try included."""
     found = []
+    masked = {"fixed_mask", "moving_mask"} <= set(metrics.get("inputs") or {})
+    causes = f"Likely a wrong pair{', swapped masks' if masked else ''} or different contrast: check the input."
     jacobian = metrics.get("jacobian", {})
     regularity, match = jacobian.get("mask", jacobian.get("whole", {})), metrics.get("similarity", {})
+    if metrics.get("restarts"):
+        found.append(("restarted", f"The optimization diverged and was restarted {metrics['restarts']} times."))
+    if metrics.get("swapped_masks"):
+        found.append(("masks", "Each mask has the grid of the other image: the masks look swapped. Exchange them."))
     if regularity.get("folding", 0) > FOLDING:
-        found.append(("folding", f"The deformation folds at {regularity['folding']:.2%} of the points checked."))
+        share = f"The deformation folds at {regularity['folding']:.2%} of the points checked."
+        found.append(("folding", f"{share} Try more regularization, or a mask of what moves alike."))
+    if regularity.get("sd_log", 0) > VOLUME_CHANGE:
+        factor = f"Tissue shrinks or grows by a factor of {math.exp(regularity['sd_log']):.1f} and more."
+        found.append(("volume", f"{factor} {causes}"))
+    moved = metrics.get("motion") or {}
+    if moved and moved["p99"] > moved["most"]:
+        size = f"The deformation moves points by {moved['p99']:.0f} mm, which no anatomy explains."
+        found.append(
+            ("motion", f"{size} Try a prealignment or an initial transform, and check that the pair is right.")
+        )
     if any(each["max"] > RIGID for each in metrics.get("rigid", {}).values()):
         name, worst = max(metrics["rigid"].items(), key=lambda item: item[1]["max"])
         found.append(("rigid", f"Structure {name} is up to {worst['max']:.2f} mm from rigid: another touches it."))
     if metrics.get("fade", 1) <= 0:
         found.append(("fade", "The motion is too large to fade out beyond the fixed image without folding there."))
     if match and match["after"] < match["before"]:
-        found.append(("worse", "The images match less after the registration than before it."))
+        found.append(("worse", f"The images match less after the registration than before it. {causes}"))
+    elif match and match["after"] < ALIKE:
+        value = f"The images hardly correlate after the registration either ({match['after']:.2f})."
+        found.append(("unlike", f"{value} {causes}"))
     marks = metrics.get("landmarks") or {}
     if missing := [name for names in marks.get("missing", {}).values() for name in names]:
         found.append(("landmarks", f"These landmarks have no partner and do not count: {', '.join(missing)}."))
     if marks and "after" not in marks:
         found.append(("guided", "All landmarks guided the registration; none is left to judge it."))
     if match and (share := match["overlap"]) < 0.5:
-        found.append(("overlap", f"Only {share:.0%} of the fixed image or mask is mapped into the moving one."))
+        size = f"Only {share:.0%} of the fixed image or mask is mapped into the moving one."
+        cause = "Likely the volumes lie apart" + (", or the masks are swapped" if masked else "")
+        found.append(("overlap", f"{size} {cause}: try a prealignment or an initial transform."))
     return found
 
 

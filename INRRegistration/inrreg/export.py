@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from inrreg.abandoned import beside, remove_abandoned
 from inrreg.deformation import Deformation
 from inrreg.dicom import Series, check_pair, write_registration
 from inrreg.fade import MOST_NODES
@@ -114,8 +114,9 @@ def export_model(folder: str | Path, output: str | Path) -> None:
     names = ["model.safetensors", "model.json", *map(str, read_json(folder / "model.json")["before"])]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as partial:
-            made = Path(partial) / output.name
+        remove_abandoned(output)
+        with beside(output) as partial:
+            made = partial / output.name
             made.mkdir()
             for name in names:
                 shutil.copyfile(folder / Path(name).name, made / Path(name).name)

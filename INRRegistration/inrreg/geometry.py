@@ -36,6 +36,11 @@ class Grid:
         direction = np.array(image.GetDirection()).reshape(3, 3)
         return cls(image.GetSize(), np.array(image.GetOrigin()), direction * np.array(image.GetSpacing()))
 
+    def equals(self, other: Grid) -> bool:
+        """Whether it has the same points, but for rounding."""
+        same = np.allclose(self.matrix, other.matrix) and np.allclose(self.origin, other.origin)
+        return self.size == other.size and same
+
     @property
     def spacing(self) -> np.ndarray:
         """Distance of neighbours along each index axis, (3,) mm."""

@@ -45,6 +45,8 @@ class Run:
         self.deadline = self.started + time_budget if time_budget else math.inf
         self.field: Field | None = None
         """The field that is being optimized: its method sets it, whoever shows it evaluates it."""
+        self.restarts = 0
+        """How often the optimization diverged and was begun anew."""
         self._costs: list[float] = []
         self._done = self._total = 0
         self._work = self._worked = self._step_work = 0.0
@@ -75,6 +77,7 @@ class Run:
             member = Run(emit, self.cancelled, seed=self.seed + number, time_budget=budget)
             yield member
             self.field = member.field
+            self.restarts += member.restarts
 
     def _emit_of_member(self, number: int, count: int) -> Emit:
         begun, left = time.perf_counter(), count - 1 - number
@@ -101,7 +104,7 @@ class Run:
         steps = list(steps)
         costs = [1.0] * len(steps) if costs is None else costs
         self._costs = [count * cost for count, cost in zip(steps, costs, strict=True)]
-        self._total, self._work, self._worked = sum(steps), sum(self._costs), 0.0
+        self._total, self._work, self._worked, self._done = sum(steps), sum(self._costs), 0.0, 0
         self._begun = time.perf_counter()
 
     def stage(self, name: str, steps: int) -> Iterator[float]:
@@ -148,9 +151,7 @@ class Run:
             return
         values = {name: float(term.detach()) for name, term in terms.items()}
         if not math.isfinite(sum(values.values())):
-            raise UserError(
-                "diverged", "The optimization diverged.", "Try a stronger regularization or a smaller learning rate."
-            )
+            raise diverged()
         worked = self._worked + self._step_work
         eta = min((now - self._begun) / worked * (self._work - worked), self.deadline - now)
         self._emit_progress(self._stage, done, self._total, values, eta)
@@ -159,6 +160,13 @@ class Run:
         self._reported = time.perf_counter()
         progress = {"stage": stage, "step": step, "steps": steps, "loss": sum(terms.values()), "terms": terms}
         self.emit("progress", progress | {"seconds": self.seconds(), "eta": max(0.0, eta)})
+
+
+def diverged() -> UserError:
+    """What to say of an optimization that ran away."""
+    return UserError(
+        "diverged", "The optimization diverged.", "Try a stronger regularization or a smaller learning rate."
+    )
 
 
 def cosine(start: float, end: float) -> Callable[[float], float]:

@@ -34,16 +34,26 @@ MOST_THREADS, MOST_SEED = 1024, 2**31 - 1
 MOST_MEMBERS = 25
 """Fields of an ensemble: more of them only cost time."""
 
+MOST_TEXT = 500
+"""Characters of an error's sentence."""
+
 
 class UserError(Exception):
     """An error that the user can mend: one sentence, and what to do about it.
 
-    `code` is a stable word that programs can test, `message` says what is wrong, `hint` what to do.
+    `code` is a stable word that programs can test, `message` says what is wrong, `hint` what to do. Both are one line
+    each of at most `MOST_TEXT` printable characters, whatever of names and values of the user's they quote.
     """
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
+        message, hint = _one_line(message), _one_line(hint)
         super().__init__(f"{message} {hint}".strip())
         self.code, self.message, self.hint = code, message, hint
+
+
+def _one_line(text: str) -> str:
+    text = "".join(each if each.isprintable() else " " if each.isspace() else "?" for each in text)
+    return text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT // 2 - 2]}...{text[-MOST_TEXT // 2 + 1 :]}"
 
 
 # ---------------------------------------------------------------------------------------- settings
@@ -389,6 +399,28 @@ parts of `loss` by name; `seconds` and `eta` are from the start of the job and t
 result folder. A task that is no registration ends in `done`, with what its function in `inrreg.tasks` returns.
 """
 
+_NUMBER, _MAYBE = (int, float), (int, float, type(None))
+_TYPES: dict[str, Any] = {
+    "folder": str,
+    "path": str,
+    "stage": str,
+    "code": str,
+    "message": str,
+    "hint": str,
+    "text": str,
+    "resampled": str,
+    "seconds": _NUMBER,
+    "step": int,
+    "steps": int,
+    "loss": _MAYBE,
+    "eta": _MAYBE,
+    "versions": dict,
+    "terms": dict,
+    "metrics": dict,
+    "devices": list,
+}
+"""What an entry of a message is, by its name. Numbers that JSON cannot hold are sent as None."""
+
 
 @dataclass(frozen=True)
 class Message:
@@ -427,7 +459,15 @@ class Message:
             raise ValueError(f"unknown kind of message {kind!r}")
         if missing := [name for name in kinds[kind] if name not in data]:
             raise ValueError(f"{kind} lacks {', '.join(missing)}")
+        if wrong := [name for name, value in data.items() if name in _TYPES and not isinstance(value, _TYPES[name])]:
+            raise ValueError(f"{kind} has another type of {', '.join(wrong)}")
+        if not all(_is_device(device) for device in data.get("devices", ())):
+            raise ValueError(f"{kind} names no devices")
         return cls(kind, data, request, job)
+
+
+def _is_device(device: Any) -> bool:
+    return isinstance(device, dict) and all(isinstance(device.get(name), str) for name in ("id", "name"))
 
 
 def _refuse_constant(name: str) -> None:

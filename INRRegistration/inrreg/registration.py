@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import importlib
 import os
+import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -20,6 +20,7 @@ import SimpleITK as sitk
 import torch
 
 from inrreg import evaluation, protocol, sequence
+from inrreg.abandoned import beside, remove_abandoned
 from inrreg.automask import mask as read_mask
 from inrreg.deformation import Deformation, load_transform
 from inrreg.devices import choose_device, device_name
@@ -27,10 +28,11 @@ from inrreg.fields import Ensemble, Field, Flow
 from inrreg.geometry import Grid
 from inrreg.images import read_image, read_labels, write_image
 from inrreg.landmarks import Pairs, pair, read_points
-from inrreg.optimization import Emit, Run
+from inrreg.memory import exhausted, is_exhausted
+from inrreg.optimization import Emit, Run, diverged
 from inrreg.prealignment import prealign
 from inrreg.problem import Problem
-from inrreg.protocol import Job, UserError
+from inrreg.protocol import Job, Settings, UserError
 from inrreg.structures import fit_sides, hold_rigid
 from inrreg.torch_maps import differentiable
 from inrreg.transforms import Affine, DisplacementGrid, PointMap, SitkTransform, sample_on
@@ -58,7 +60,7 @@ def register(
             log.append(f"{kind}: {data.get('message') or data.get('text')}")
         emit(kind, data)
 
-    with _partial(Path(output)) as folder:
+    with _partial(Path(output), lambda text: logged("log", {"text": text})) as folder:
         run = Run(logged, cancelled, seed=job.seed, time_budget=job.time_budget)
         deformation, problem, tuning = solve(job, run)
         seconds = run.seconds()
@@ -70,8 +72,11 @@ def register(
         settings |= {"seed": job.seed, "ensemble": job.ensemble}
         settings |= {"versions": versions(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         metrics = {"seconds": seconds, "device": device_name(problem.device), **settings, **metrics}
+        if run.restarts:
+            metrics["restarts"] = run.restarts
         for code, message in evaluation.doubts(metrics):
-            logged("warning", {"code": code, "message": message})
+            if code != "restarted":  # told when it happened
+                logged("warning", {"code": code, "message": message})
         deformation.save(folder)
         if tuning:
             tuning.save(folder, deformation)
@@ -137,27 +142,69 @@ def solve(job: Job, run: Run) -> tuple[Deformation, Problem, Tuning | None]:
     method = importlib.import_module(f"inrreg.methods.{preset.method}")
 
     def fit(problem: Problem, run: Run) -> Field:
-        return method.fit(problem, settings, run)
+        return fit_safely(method.fit, problem, settings, run)
 
     def fit_all(problem: Problem, run: Run) -> Field:
         return (fit(problem, run) if sliding is None else fit_sides(problem, sliding, fit, run)).freeze()
 
-    try:
-        if job.ensemble == 1:
-            field = fit_all(problem, run)
-        else:
-            members = run.members(job.ensemble)
-            field = Ensemble([fit_all(dataclasses.replace(problem, seed=each.seed), each) for each in members])
-        if problem.rigid is not None:
-            field = hold_rigid(field.freeze(), problem, run)
-    except RuntimeError as error:
-        if "memory" not in str(error):
-            raise
-        raise UserError(
-            "memory", "The device has too little free memory for this registration.", "Choose the CPU, or fewer points."
-        ) from None
+    if job.ensemble == 1:
+        field = fit_all(problem, run)
+    else:
+        members = run.members(job.ensemble)
+        field = Ensemble([fit_all(dataclasses.replace(problem, seed=each.seed), each) for each in members])
+    if problem.rigid is not None:
+        field = hold_rigid(field.freeze(), problem, run)
     tuning = None if field.alpha is None else tune(field, problem, job, run)
     return Deformation(field.freeze(), problem.frame, problem.grid, before), problem, tuning
+
+
+SLOWER = 0.1
+"""What learning rates, and the size of the first displacement, are multiplied by after an optimization diverged."""
+RESTARTS = 2
+"""How often."""
+FARTHEST = 2.0
+"""Normalized displacement, the image's longest side, beyond which a field has diverged, whatever its loss says."""
+
+
+def fit_safely(fit: Callable[..., Field], problem: Problem, settings: Settings, run: Run) -> Field:
+    """The method's field; one that diverges is restarted from a safer start, with a warning, and counted in `run`.
+
+    Raises `UserError`: code `diverged` once that does not help either, `memory` or `gpu-memory` without enough of it.
+    """
+    for attempt in range(RESTARTS + 1):
+        try:
+            field = fit(problem, settings, run)
+            _check_range(field, problem)
+            return field
+        except UserError as error:
+            if error.code != "diverged" or attempt == RESTARTS:
+                raise
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error):
+                raise
+            raise exhausted(error) from None
+        settings = safer(settings)
+        run.restarts += 1
+        message = "The optimization diverged and was restarted with a tenth of the learning rate. Check the result."
+        run.emit("warning", {"code": "restarted", "message": message})
+    raise AssertionError
+
+
+def safer(settings: Settings) -> Settings:
+    """The settings with smaller steps, from a smaller first displacement, as far as their ranges go."""
+    changes = {}
+    for item in dataclasses.fields(settings):
+        if item.name.endswith("rate") or item.name == "start":
+            changes[item.name] = max(item.metadata["low"], SLOWER * getattr(settings, item.name))
+    return dataclasses.replace(settings, **changes)
+
+
+def _check_range(field: Field, problem: Problem) -> None:
+    """Raise `UserError` (code `diverged`) for a field that is not finite, or throws points out of all proportion."""
+    with torch.no_grad():
+        farthest = float(field.dense(problem.box(seed=13).draw(2000)).abs().max())
+    if not farthest <= FARTHEST:  # also of NaN
+        raise diverged()
 
 
 @cache
@@ -271,42 +318,60 @@ def _is_result(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _partial(output: Path):
-    """A folder beside `output` that takes its place at the end, or goes away on any error."""
+def _partial(output: Path, tell: Callable[[str], None]):
+    """A folder beside `output` that takes its place at the end, or goes away on any error.
+
+    What a killed process left of an earlier attempt is cleaned up first, and told.
+    """
     missing: list[Path] = []
-    try:
-        target = output.resolve()
-        missing = [parent for parent in target.parents if not parent.exists()]
-        free = not target.exists() or (target.is_dir() and _is_result(target))
-        if free:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            os.chmod(folder, 0o755)
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
-        _remove(missing)
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            "output", f"The folder {output} cannot be written ({reason}).", "Choose another output folder."
-        ) from None
-    if not free:
-        raise UserError(
-            "output",
-            f"{output} exists and holds something other than an earlier result.",
-            "Choose a new or an empty output folder.",
-        )
-    try:
-        # A relative name where a relative one was asked for: some readers of files know ASCII only.
-        yield folder if output.is_absolute() else Path(os.path.relpath(folder))
-        _replace(target, folder)
-    except OSError as error:
-        raise UserError(
-            "output",
-            f"The result cannot be written to {output} ({error.strerror or error}).",
-            "Check space and permissions.",
-        ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        _remove(missing)
+    with contextlib.ExitStack() as ends:
+        ends.callback(lambda: _remove(missing))
+        try:
+            target = output.resolve()
+            missing += [parent for parent in target.parents if not parent.exists()]
+            _recover(target, tell)
+            free = not target.exists() or (target.is_dir() and _is_result(target))
+            if free:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                folder = ends.enter_context(beside(target))
+                os.chmod(folder, 0o755)
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(
+                "output", f"The folder {output} cannot be written ({reason}).", "Choose another output folder."
+            ) from None
+        if not free:
+            raise UserError(
+                "output",
+                f"{output} exists and holds something other than an earlier result.",
+                "Choose a new or an empty output folder.",
+            )
+        try:
+            # A relative name where a relative one was asked for: some readers of files know ASCII only.
+            yield folder if output.is_absolute() else Path(os.path.relpath(folder))
+            _replace(target, folder)
+        except OSError as error:
+            raise UserError(
+                "output",
+                f"The result cannot be written to {output} ({error.strerror or error}).",
+                "Check space and permissions.",
+            ) from None
+
+
+def _recover(target: Path, tell: Callable[[str], None]) -> None:
+    """Bring back a result that a killed process had moved aside, and remove what else one left beside the target."""
+    for name in remove_abandoned(target):
+        tell(f"Removed {name}, which an interrupted registration left.")
+    if not target.parent.is_dir():
+        return
+    aside = re.compile(rf"\.{re.escape(target.name)}\.\d+\.old")
+    for old in sorted((path for path in target.parent.iterdir() if aside.fullmatch(path.name)), reverse=True):
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            tell(f"Removed {old.name}, which an interrupted registration left.")
+        else:
+            old.rename(target)
+            tell(f"Brought back the result that an interrupted registration had moved to {old.name}.")
 
 
 def _replace(target: Path, folder: Path) -> None:

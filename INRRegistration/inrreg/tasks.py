@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ def register(
     from inrreg.optimization import Cancelled
     from inrreg.registration import register as run
 
+    refuse_detached(job)
     with working_in(folder):
         job = dataclasses.replace(job, **{name: os.path.relpath(path) for name, path in job.files().items()})
         output = Path("result")
@@ -52,6 +54,21 @@ def register(
 
 TASKS = {"register": register}
 """By command."""
+
+_ELSEWHERE = re.compile(
+    rb"^[ \t]*(data ?file[ \t]*:|ElementDataFile[ \t]*=(?![ \t]*LOCAL[ \t]*$))", re.IGNORECASE | re.MULTILINE
+)
+"""Header lines of NRRD and MetaImage that name a file of voxels."""
+
+
+def refuse_detached(job: Job) -> None:
+    """Raise `UserError` (code `job`) for a header that names another file: it could lie outside the job folder."""
+    for name, path in job.files().items():
+        if Path(path).is_file():
+            with Path(path).open("rb") as file:
+                header = file.read(1 << 16).replace(b"\r", b"\n")
+            if _ELSEWHERE.search(header):
+                raise UserError("job", f"Job entry '{name}' is a header whose voxels lie in another file.")
 
 
 def check_result(folder: Path) -> None:

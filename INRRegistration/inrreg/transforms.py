@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from inrreg.dicom import is_dicom, read_registration
 from inrreg.geometry import Grid
+from inrreg.images import read_header, read_voxels
 from inrreg.protocol import UserError
 
 _CLOSE = 1e-4
@@ -187,8 +188,10 @@ def read_transform(path: str | Path) -> PointMap:
     if is_dicom(path):
         return read_registration(path)
     try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError:
+        image = read_voxels(read_header(path, "displacement field"), "displacement field")
+    except UserError as error:
+        if error.code != "file":
+            raise
         raise UserError("transform", f"The file {path} cannot be read as a displacement field.") from None
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
         raise UserError("transform", f"The file {path} is not a field of three-dimensional displacements.")

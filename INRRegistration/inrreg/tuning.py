@@ -17,6 +17,7 @@ from inrreg.deformation import Deformation
 from inrreg.fields import Field
 from inrreg.guidance import independent
 from inrreg.landmarks import pair, read_points
+from inrreg.memory import in_chunks
 from inrreg.optimization import Run
 from inrreg.problem import Problem
 from inrreg.protocol import Job
@@ -156,7 +157,7 @@ class _Probe:
     def look(self, field: Field) -> tuple[dict[str, float], Tensor]:
         """What is known of one field, and its displacements at points of the fixed mask, (N, 3) normalized."""
         u = field.dense(self.points)
-        jacobian = torch.cat([field.jet(part, 1).jacobian for part in self.points.split(1 << 14)])
+        jacobian = in_chunks(lambda part: field.jet(part, 1).jacobian, self.points, 1 << 14)
         det = determinant(jacobian)
         row = {
             "similarity": self._correlation(u),

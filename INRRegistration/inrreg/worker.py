@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from inrreg import protocol
+from inrreg.memory import exhausted, is_exhausted
 from inrreg.protocol import Message, UserError
 from inrreg.tasks import TASKS
 from inrreg.versions import versions
@@ -245,12 +246,8 @@ def explain(error: BaseException) -> UserError:
         if package != "inrreg":
             return UserError("package", f"The Python package '{package}' is missing.", f"Install '{package}'.")
     text = str(error)
-    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
-        hint = "Choose the CPU as device, close other programs that use the GPU, or use smaller images."
-        return UserError("gpu-memory", "The graphics card has too little free memory for this registration.", hint)
-    if isinstance(error, MemoryError) or "can't allocate memory" in text or "not enough memory" in text:
-        hint = "Close other programs, or crop or resample the images."
-        return UserError("memory", "The computer has too little free memory for this registration.", hint)
+    if is_exhausted(error):
+        return exhausted(error)
     if isinstance(error, OSError) and error.errno == 28:
         return UserError("disk", "The disk is full.", "Free some space in the temporary folder.")
     hint = "The log holds the details; please report them."

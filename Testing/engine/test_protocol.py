@@ -265,14 +265,36 @@ def test_message_roundtrip():
     assert Message.decode(line, EVENTS) == message
 
 
+TEXTS = ("folder", "path", "stage", "code", "message", "hint", "text")
+VALUES = dict.fromkeys(TEXTS, "") | {key: {} for key in ("versions", "terms", "metrics")} | {"devices": []}
+
+
 def test_every_kind_needs_its_entries():
     for kinds in (COMMANDS, EVENTS):
         for kind, names in kinds.items():
-            whole = Message(kind, dict.fromkeys(names, 0))
+            values = {name: VALUES.get(name, 0) for name in names}
+            whole = Message(kind, values)
             assert Message.decode(whole.encode(), kinds) == whole
             for name in names:
                 with pytest.raises(ValueError, match=name):
-                    Message.decode(Message(kind, dict.fromkeys(set(names) - {name}, 0)).encode(), kinds)
+                    Message.decode(Message(kind, {key: values[key] for key in set(names) - {name}}).encode(), kinds)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries"),
+    [
+        ("heartbeat", {"seconds": "1"}),
+        ("result", {"folder": 3, "metrics": {}}),
+        ("result", {"folder": "x", "metrics": []}),
+        ("hello", {"versions": {}, "devices": 3}),
+        ("hello", {"versions": {}, "devices": [3]}),
+        ("hello", {"versions": {}, "devices": [{"id": 1, "name": "GPU"}]}),
+        ("error", {"code": "x", "message": None, "hint": ""}),
+    ],
+)
+def test_entries_of_another_type_are_refused(kind, entries):
+    with pytest.raises(ValueError, match=r"type|devices"):
+        Message.decode(Message(kind, entries).encode(), EVENTS)
 
 
 @pytest.mark.parametrize(

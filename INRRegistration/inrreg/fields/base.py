@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inrreg.geometry import Frame, Grid
+from inrreg.memory import in_chunks
 
 CHUNK = 1 << 16
 """Points evaluated at once in a dense evaluation: bounds its memory to some hundred MiB."""
@@ -124,7 +125,7 @@ class Field(nn.Module, ABC):
     @torch.no_grad()
     def dense(self, x: Tensor) -> Tensor:
         """`value` without gradients, in chunks that bound the memory."""
-        return torch.cat([self.value(part) for part in x.split(CHUNK)]) if len(x) else x.clone()
+        return in_chunks(self.value, x, CHUNK) if len(x) else x.clone()
 
 
 def from_spec(spec: dict[str, Any]) -> Field:

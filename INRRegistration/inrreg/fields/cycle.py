@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from inrreg.fields.base import Field, Jet, from_spec
+from inrreg.memory import in_chunks
 
 _CHUNK = 1 << 14
 """Points inverted at once: their Jacobians take four times the memory of their values."""
@@ -71,16 +72,16 @@ class Cycle(Field):
 
     @torch.no_grad()
     def uncertainty(self, x: Tensor) -> Tensor:
-        found = [x[:0, 0]]
-        for part in x.split(_CHUNK):
+        def apart(part: Tensor) -> Tensor:
             estimate = part + self.there.value(part)
             y, left = invert(self.back, part, estimate)
-            found.append((estimate - y).norm(dim=-1) + left)
-        return torch.cat(found)
+            return (estimate - y).norm(dim=-1) + left
+
+        return in_chunks(apart, x, _CHUNK)
 
     @torch.no_grad()
     def dense(self, x: Tensor) -> Tensor:
-        return torch.cat([self.value(part) for part in x.split(_CHUNK)]) if len(x) else x.clone()
+        return in_chunks(self.value, x, _CHUNK) if len(x) else x.clone()
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from inrreg.fields.base import Field, Jet, from_spec
 from inrreg.geometry import Frame, Grid, Volume
+from inrreg.memory import in_chunks
 
 
 @dataclass(frozen=True)
@@ -265,4 +266,4 @@ class Lattice(Field):
     def dense(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             coefficients = self.coefficients()
-            return torch.cat([self.spline(part, coefficients) for part in x.split(1 << 15)]) if len(x) else x.clone()
+            return in_chunks(lambda part: self.spline(part, coefficients), x, 1 << 15) if len(x) else x.clone()
