@@ -133,7 +133,7 @@ def main() -> None:
 
 def measured(folder: Path) -> list[dict]:
     """One row a file: what was stated of it, and how far each reader is from the model."""
-    phantom = thorax((72, 60, 72), (4.0, 4.0, 4.0), seed=2, amplitude=20.0)
+    phantom = thorax((60, 50, 60), (4.8, 4.8, 4.8), seed=2, amplitude=20.0)
     names = ("fixed", "moving", "fixed_mask")
     files = {name: str(folder / f"{name}.nrrd") for name in names}
     for name, path in files.items():
