@@ -146,6 +146,59 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
         shared().wait(run)
         return run.transform
 
+    def export(
+        self,
+        transform: Any,
+        path: Any,
+        *,
+        inverse: bool = False,
+        part: str = "whole",
+        spacing: float = 0.0,
+        mask: Any = None,
+        mask_segments: list[str] | None = None,
+        fixed_series: str = "",
+        moving_series: str = "",
+        wait: bool = True,
+    ) -> Any:
+        """Write a resulting transform, its inverse or a part of it to a file, in world coordinates.
+
+        The ending of `path` says the format: .h5, .tfm, .nrrd, .nii.gz or .dcm; without one it becomes a folder with
+        the model. An existing file is replaced. `part` is one of `inrreg.parts.PARTS`. `spacing` is in mm, 0 for the
+        coarsest with an error below half a voxel and 0.5 mm. `mask`, a segmentation or label map on the fixed volume,
+        is where an inverse is measured apart. A DICOM object, in the coordinates of the volumes' own images, refers to
+        the series that Slicer's DICOM database knows the volumes by, or to those in the folders given.
+
+        Returns a dictionary of what was written: `spacing`, `size`, and errors in mm as `inrreg.export.export` gives
+        them; with `wait=False`, at once, an operation with `figures`, as `register` does. Raises `UserError` as that.
+        """
+        from INRRegistrationLib.exporting import Export, ExportRequest
+        from INRRegistrationLib.logic import shared
+
+        request = ExportRequest(
+            transform, path, part, inverse, spacing, mask, mask_segments, str(fixed_series), str(moving_series)
+        )
+        operation = shared().begin(lambda *place: Export(request, *place))
+        if not wait:
+            return operation
+        shared().wait(operation)
+        return operation.figures
+
+    def make_mask(self, volume: Any, kind: str = "body", *, output: Any = None, wait: bool = True) -> Any:
+        """Find the body in a volume, or the lungs in a CT (`kind` `lungs`), as a segmentation on it.
+
+        `output` is a segmentation whose contents are replaced, None for a new one. Returns the segmentation; with
+        `wait=False`, at once, an operation with `mask`, as `register` does. Raises `UserError` as that.
+        """
+        from INRRegistrationLib.logic import shared
+        from INRRegistrationLib.masks import BODY, MakeMask
+
+        kind = BODY if kind == "body" else kind
+        operation = shared().begin(lambda *place: MakeMask(volume, kind, output, *place))
+        if not wait:
+            return operation
+        shared().wait(operation)
+        return operation.mask
+
 
 class INRRegistrationTest(ScriptedLoadableModuleTest):
     """Self test: a small generated pair, registered for real where PyTorch and its like are installed."""

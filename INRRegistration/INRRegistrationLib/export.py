@@ -109,20 +109,47 @@ def segments(
     `values` gives labels by segment name; without it, the segments with the ids in `chosen` (all where that
     is None) become 1. Raises `UserError` (code `segmentation`).
     """
+    _check_labelmap(node)
     segmentation = node.GetSegmentation()
-    name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    if not segmentation.ContainsRepresentation(name):
-        hint = "Create it in the Segmentations module, under Representations."
-        raise UserError("segmentation", f"'{node.GetName()}' has no binary labelmap.", hint)
-    ids, labels = vtk.vtkStringArray(), vtk.vtkIntArray()
+    wanted = {}
     for identifier in segmentation.GetSegmentIDs():
         title = segmentation.GetSegment(identifier).GetName()
         if (title in values) if values is not None else (chosen is None or identifier in chosen):
-            ids.InsertNextValue(identifier)
-            labels.InsertNextValue(values[title] if values is not None else 1)
+            wanted[identifier] = values[title] if values is not None else 1
+    return _merged(node, to_frame, wanted)
+
+
+def layers(node: Any, to_frame: vtk.vtkGeneralTransform) -> list[tuple[Snapshot, dict[str, int]]]:
+    """All segments of a segmentation as label maps, in each those that do not overlap; labels by segment id.
+
+    Raises `UserError` (code `segmentation`).
+    """
+    _check_labelmap(node)
+    segmentation = node.GetSegmentation()
+    found = []
+    for number in range(segmentation.GetNumberOfLayers()):
+        ids = segmentation.GetSegmentIDsForLayer(number)
+        values = {identifier: value for value, identifier in enumerate(ids, start=1)}
+        found.append((_merged(node, to_frame, values), values))
+    return found
+
+
+def _check_labelmap(node: Any) -> None:
+    name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    if not node.GetSegmentation().ContainsRepresentation(name):
+        hint = "Create it in the Segmentations module, under Representations."
+        raise UserError("segmentation", f"'{node.GetName()}' has no binary labelmap.", hint)
+
+
+def _merged(node: Any, to_frame: vtk.vtkGeneralTransform, wanted: dict[str, int]) -> Snapshot:
+    """Segments as one label map, labels by segment id."""
+    ids, values = vtk.vtkStringArray(), vtk.vtkIntArray()
+    for identifier, value in wanted.items():
+        ids.InsertNextValue(identifier)
+        values.InsertNextValue(value)
     merged = slicer.vtkOrientedImageData()
     extent = slicer.vtkSegmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS
-    done = ids.GetNumberOfValues() and node.GenerateMergedLabelmapForAllSegments(merged, extent, None, ids, labels)
+    done = wanted and node.GenerateMergedLabelmapForAllSegments(merged, extent, None, ids, values)
     if not done or not merged.GetNumberOfPoints():
         raise UserError("segmentation", f"The chosen segments of '{node.GetName()}' are empty.", "Choose others.")
     matrix = vtk.vtkMatrix4x4()
@@ -132,6 +159,21 @@ def segments(
     extent = merged.GetExtent()
     matrix[:3, 3] += matrix[:3, :3] @ [extent[0], extent[2], extent[4]]
     return Snapshot(merged, matrix, to_frame, labels=True)
+
+
+def grid_of(node: Any, to_frame: vtk.vtkGeneralTransform) -> dict[str, Any]:
+    """A volume's grid for the worker: `size`, `origin` and `matrix` from voxels to the frame's LPS mm.
+
+    Raises `UserError` (code `grid`) where what is above it bends or shears it.
+    """
+    snapshot = volume(node, to_frame)
+    above = transforms.matrix(to_frame)
+    if above is None or not _is_orthogonal(above @ snapshot.ijk_to_local):
+        hint = "Choose another one, or harden the transform above it."
+        raise UserError("grid", f"The grid of '{node.GetName()}' is bent or sheared by its transform.", hint)
+    matrix = nrrd.LPS @ above @ snapshot.ijk_to_local
+    size = list(snapshot.image.GetDimensions())
+    return {"size": size, "origin": matrix[:3, 3].tolist(), "matrix": matrix[:3, :3].tolist()}
 
 
 def labels(

@@ -14,7 +14,10 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+import slicer
 import vtk
+
+from inrreg.protocol import UserError
 
 from . import transforms
 
@@ -135,6 +138,33 @@ def place(
     for own in links:
         for child, parent in zip(own, [*own[1:], transform], strict=True):
             _put_below(child, parent, undo)
+
+
+def attach(node: Any, transform: Any, opposite: Any, chosen: Sequence[Any], undo: ExitStack) -> None:
+    """Put a node, with what moves it already, under a transform; or take it from under that one's opposite.
+
+    One of the two may be None, the transform only where the node is under its opposite.
+    Raises `UserError` (code `transform`) where that would move others than the chosen, or needs another frame.
+    """
+    shared, name = (transform or opposite).GetParentTransformNode(), node.GetName()
+    ids = [above.GetID() for above in chain(node)]
+    if transform is not None and transform.GetID() in ids:
+        return
+    if shared is not None and shared.GetID() not in ids:
+        hint = f"Put it under '{shared.GetName()}', or have a new node made."
+        raise UserError("transform", f"'{name}' is not under '{shared.GetName()}', as the volumes are.", hint)
+    own = [node, *below(chain(node), shared)]
+    parent = transform
+    if opposite is not None and opposite.GetID() in ids:
+        own, parent = own[: own.index(opposite)], shared
+    with_it = {above.GetID() for above in (*own, *chosen)}
+    for above in own[1:]:
+        for other in slicer.util.getNodesByClass("vtkMRMLTransformableNode"):
+            if other.GetTransformNodeID() == above.GetID() and other.GetID() not in with_it:
+                hint = "Harden its transform, or have a new node made."
+                text = f"'{name}' is under '{above.GetName()}' together with '{other.GetName()}', which would move too."
+                raise UserError("transform", text, hint)
+    _put_below(own[-1], parent, undo)
 
 
 def _put_below(child: Any, parent: Any, undo: ExitStack) -> None:

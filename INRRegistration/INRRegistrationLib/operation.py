@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import qt
 import slicer
 
 from inrreg.protocol import Message, UserError
@@ -44,6 +45,7 @@ class Operation:
         self.seconds = 0.0
         self._start = time.monotonic()
         self._folder, self._process = folder, process
+        self._steps: Iterator[None] | None = None
         # While the files are written: a cold start takes seconds.
         process.start()
         for signal, slot in self._connections():
@@ -78,8 +80,12 @@ class Operation:
         """Off the GUI thread: what the files that the closing event names hold."""
         return data
 
-    def _show(self, read: Any) -> None:
-        """Change the scene, all of it or nothing. Raises `UserError` where that cannot be."""
+    def _show(self, read: Any) -> Iterator[None] | None:
+        """Change the scene, all of it or nothing. Raises `UserError` where that cannot be.
+
+        A generator is gone on with after each `yield` from the event loop, so that much of it is no long stop; where it
+        is closed before its end it takes back what it did.
+        """
 
     def _tidy(self) -> None:
         """Remove what is not needed any more from the job folder; by default, all of it."""
@@ -127,11 +133,27 @@ class Operation:
         try:
             if error is not None:
                 raise error
-            self._show(read)
+            self._steps = self._show(read)
         except Exception as raised:
             self._fail(_as_user_error(raised))
         else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self.state != LOADING:
+            return
+        try:
+            if self._steps is not None:
+                next(self._steps)
+        except StopIteration:
             self._finish(DONE)
+        except Exception as raised:
+            self._fail(_as_user_error(raised))
+        else:
+            if self._steps is None:
+                self._finish(DONE)
+            else:
+                qt.QTimer.singleShot(0, self._go_on)
 
     # ------------------------------------------------------------------------------------------ ends
 
@@ -142,6 +164,8 @@ class Operation:
     def _finish(self, state: str) -> None:
         self._task.abandon()
         self._process.place.interrupt()
+        if self._steps is not None:
+            self._steps.close()
         for signal, slot in self._connections():
             signal.disconnect(slot)
         slicer.mrmlScene.RemoveObserver(self._observer)

@@ -16,7 +16,10 @@ from slicer.util import VTKObservationMixin
 from inrreg import protocol
 from inrreg.protocol import UserError
 
+from . import masks
 from .logic import Registrations
+from .mask_menu import MaskMenu
+from .masks import MakeMask
 from .operation import CANCELLED, DONE, Operation
 from .parameters import Parameters
 from .request import Request
@@ -25,6 +28,7 @@ from .section import Section
 from .segment_menu import SegmentMenu
 from .selectors import Selectors
 from .settings_form import SettingsForm
+from .transforms_section import TransformsSection
 from .widgets import choose, chosen, connect, fill, read
 
 BOX = "QLabel {{ background: {}; color: {}; border: 1px solid {}; padding: 8px; }}"
@@ -45,7 +49,7 @@ SELECTORS = {
 """Node selectors of the .ui file by parameter."""
 HOST = "INRRegistration/Host"
 """Of the user's settings: where to compute."""
-SECTIONS: tuple[type[Section], ...] = ()
+SECTIONS: tuple[type[Section], ...] = (TransformsSection,)
 """What stands below the registration, from top to bottom."""
 
 
@@ -72,6 +76,8 @@ class Panel(VTKObservationMixin):
             "fixed_mask_segments": SegmentMenu(ui.fixedSegmentsButton),
             "moving_mask_segments": SegmentMenu(ui.movingSegmentsButton),
         }
+        for side in ("fixed", "moving"):
+            MaskMenu(getattr(ui, f"{side}MakeMaskButton"), lambda kind, side=side: self._make_mask(side, kind))
         self._selectors = Selectors(ui, SELECTORS, self._on_node_chosen)
         self.sections = [kind(self) for kind in SECTIONS]
         self._connect()
@@ -150,9 +156,12 @@ class Panel(VTKObservationMixin):
             setattr(self.parameters, name, value)
 
     def _on_node_chosen(self, name: str, node: Any) -> None:
+        before = getattr(self.parameters, name)
         with slicer.util.NodeModify(self.parameters.node):
             self._set(name, node)
             if name in ("fixed_mask", "moving_mask"):
+                masks.preview(before, False)
+                masks.preview(node, True)
                 self._set(f"{name}_segments", None)  # the choice was among another segmentation's
             if name in ("fixed", "moving"):
                 # The outputs of another pair are not to be overwritten by accident.
@@ -178,6 +187,8 @@ class Panel(VTKObservationMixin):
             ui.timeSpinBox.setValue(int(parameters.time_budget))
             ui.resampleCheckBox.setChecked(parameters.resample)
             ui.volumeSelector.setEnabled(parameters.resample)
+            ui.fixedMakeMaskButton.setEnabled(parameters.fixed is not None)
+            ui.movingMakeMaskButton.setEnabled(parameters.moving is not None)
             if preset := protocol.presets().get(parameters.preset):
                 ui.presetLabel.setText(preset.purpose[:1].upper() + preset.purpose[1:])
                 ui.presetLabel.setToolTip(preset.source)
@@ -187,6 +198,35 @@ class Panel(VTKObservationMixin):
         finally:
             self._updating = False
         self._show_button()
+
+    # ------------------------------------------------------------------------------------------ masks
+
+    def _make_mask(self, side: str, kind: str) -> None:
+        """Make a mask of the fixed or the moving volume, in place of the one that was made of it before."""
+        volume, known = getattr(self.parameters, side), getattr(self.parameters, f"{side}_mask")
+        if volume is None:
+            self.show_error(UserError("input", _("Choose a {side} volume first.").format(side=side)))
+            return
+        known = masks.replaceable(known, volume)
+        if kind == masks.LOBES:
+            self.show_idle()
+            try:
+                self._take_mask(side, volume, masks.lobes(volume, known))
+            except UserError as error:
+                self.show_error(error)
+            return
+        self.perform(
+            lambda: self.registrations.begin(lambda *place: MakeMask(volume, kind, known, *place)),
+            lambda made: self._take_mask(side, volume, made.mask),
+        )
+
+    def _take_mask(self, side: str, volume: Any, mask: Any) -> None:
+        with slicer.util.NodeModify(self.parameters.node):
+            setattr(self.parameters, f"{side}_mask", mask)
+            setattr(self.parameters, f"{side}_mask_segments", None)
+        masks.preview(mask, True)
+        masks.show_volume(volume)
+        self.show_outcome(_("Look at the mask in the slices before you trust it: {name}.").format(name=mask.GetName()))
 
     # ---------------------------------------------------------------------------------------- devices
 

@@ -62,6 +62,8 @@ class Parameters:
     device = Value("auto")
     threads, seed = Value(0), Value(0)
     time_budget = Value(0.0)
+    apply_grid = Node()
+    """The volume onto whose grid other images are resampled."""
 
     def __init__(self, node: Any) -> None:
         self.node = node

@@ -17,17 +17,39 @@ from . import hierarchy, nrrd, transforms
 
 RESULT = "INRRegistration.Result"
 """Attribute of our transforms with the folder of the engine's result."""
+ALPHA = "INRRegistration.Alpha"
+"""Attribute of our transforms with the strength of regularization, 0 to 1, of a conditioned result."""
+FILE = "INRRegistration.File"
+"""Attribute of transforms that were loaded from a file without a model."""
+
+
+def source_of(transform: Any) -> Path:
+    """What the worker reads in a transform's place: its result folder, or the file that it was loaded from.
+
+    Raises `UserError` as `folder_of`.
+    """
+    file = transform.GetAttribute(FILE) if transform is not None else None
+    return Path(file) if file and not transform.GetAttribute(RESULT) else folder_of(transform)
 
 
 def folder_of(transform: Any) -> Path:
     """The result folder that a transform node came from. Raises `UserError` where it has none, or it is gone."""
     folder = transform.GetAttribute(RESULT) if transform is not None else None
     if not folder:
+        if transform is not None and transform.GetAttribute(FILE):
+            hint = "It can be applied, but has no model to export, evaluate or tune."
+            raise UserError("result", f"'{transform.GetName()}' was loaded from a file.", hint)
         raise UserError("result", "There is no result of this module yet.", "Register first.")
     if not (Path(folder) / "model.json").is_file():
         hint = "Register again: results are kept until Slicer exits."
         raise UserError("result", f"The files of '{transform.GetName()}' are gone.", hint)
     return Path(folder)
+
+
+def alpha_of(transform: Any) -> float | None:
+    """Where on its scale of regularization a conditioned result's transform stands; None for any other."""
+    text = transform.GetAttribute(ALPHA)
+    return float(text) if text else None
 
 
 def read_grid(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +63,7 @@ def read_grid(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def grid_transform(vectors: np.ndarray, matrix: np.ndarray) -> Any:
     """A grid transform with linear interpolation from what `read_grid` gives; the voxels are not copied."""
-    image, direction = _image(vectors, matrix)
+    image, direction = image_of(vectors, matrix)
     transform = slicer.vtkOrientedGridTransform()
     transform.SetDisplacementGridData(image)
     transform.SetGridDirectionMatrix(slicer.util.vtkMatrixFromArray(direction))
@@ -50,15 +72,21 @@ def grid_transform(vectors: np.ndarray, matrix: np.ndarray) -> Any:
 
 
 def show_transform(
-    transform: Any, node: Any, fixed: Any, moving: Any, attributes: dict[str, str], undo: ExitStack
+    transform: Any,
+    node: Any,
+    fixed: Any,
+    moving: Any,
+    attributes: dict[str, str],
+    undo: ExitStack,
+    name: str = "",
 ) -> Any:
-    """Put a transform, from parent, into `node` or a new one.
+    """Put a transform, from parent, into `node` or a new one; the volumes may be None, with a `name` for it.
 
     Everything that listens is told once, at the end. `undo` takes it back.
     """
     if node is None:
-        name = slicer.mrmlScene.GenerateUniqueName(f"{moving.GetName()} to {fixed.GetName()}")
-        node = _add("vtkMRMLGridTransformNode", name, undo)
+        name = name or f"{moving.GetName()} to {fixed.GetName()}"
+        node = add("vtkMRMLGridTransformNode", slicer.mrmlScene.GenerateUniqueName(name), undo)
     else:
         undo.callback(node.SetAndObserveTransformFromParent, node.GetTransformFromParent())
     values = {hierarchy.OUTPUT: "1"} | {f"INRRegistration.{name}": value for name, value in attributes.items()}
@@ -68,7 +96,7 @@ def show_transform(
             node.SetAttribute(name, value)
         for role, volume in ((hierarchy.FIXED, fixed), (hierarchy.MOVING, moving)):
             undo.callback(node.SetNodeReferenceID, role, node.GetNodeReferenceID(role))
-            node.SetNodeReferenceID(role, volume.GetID())
+            node.SetNodeReferenceID(role, volume.GetID() if volume else None)
         node.SetAndObserveTransformFromParent(transform)
     return node
 
@@ -86,10 +114,10 @@ def show_volume(
     above_fixed = transforms.matrix(hierarchy.composed(hierarchy.shown(fixed, frame)))
     if above_fixed is None or not np.allclose(above_fixed @ slicer.util.arrayFromVTKMatrix(geometry), matrix):
         geometry, parent = slicer.util.vtkMatrixFromArray(matrix), frame
-    image, _ = _image(array, np.eye(4))
+    image, _ = image_of(array, np.eye(4))
     if node is None:
         name = slicer.mrmlScene.GenerateUniqueName(f"{moving.GetName()} registered")
-        node = _add("vtkMRMLScalarVolumeNode", name, undo)
+        node = add("vtkMRMLScalarVolumeNode", name, undo)
     else:
         before = vtk.vtkMatrix4x4()
         node.GetIJKToRASMatrix(before)
@@ -97,7 +125,7 @@ def show_volume(
         undo.callback(node.SetAndObserveImageData, node.GetImageData())
         undo.callback(node.SetIJKToRASMatrix, before)
     if node.GetDisplayNode() is None:
-        _display_like(moving, node, undo)
+        display_like(moving, node, undo)
     with slicer.util.NodeModify(node):
         node.SetIJKToRASMatrix(geometry)
         node.SetAndObserveImageData(image)
@@ -105,13 +133,14 @@ def show_volume(
     return node
 
 
-def _add(kind: str, name: str, undo: ExitStack) -> Any:
+def add(kind: str, name: str, undo: ExitStack) -> Any:
+    """A new node; `undo` removes it."""
     node = slicer.mrmlScene.AddNewNodeByClass(kind, name)
     undo.callback(slicer.mrmlScene.RemoveNode, node)
     return node
 
 
-def _display_like(moving: Any, node: Any, undo: ExitStack) -> None:
+def display_like(moving: Any, node: Any, undo: ExitStack) -> None:
     """Show a volume as the moving one is shown.
 
     Window and level are taken over as numbers, since both are to look alike; finding them anew, or copying
@@ -122,14 +151,14 @@ def _display_like(moving: Any, node: Any, undo: ExitStack) -> None:
         node.CreateDefaultDisplayNodes()
         undo.callback(slicer.mrmlScene.RemoveNode, node.GetDisplayNode())
         return
-    display = _add(known.GetClassName(), "", undo)
+    display = add(known.GetClassName(), "", undo)
     display.SetAutoWindowLevel(False)
     display.SetWindowLevel(known.GetWindow(), known.GetLevel())
     display.SetAndObserveColorNodeID(known.GetColorNodeID())
     node.SetAndObserveDisplayNodeID(display.GetID())
 
 
-def _image(array: np.ndarray, matrix: np.ndarray) -> tuple[vtk.vtkImageData, np.ndarray]:
+def image_of(array: np.ndarray, matrix: np.ndarray) -> tuple[vtk.vtkImageData, np.ndarray]:
     """An image of an array (k, j, i[, component]) with the spacing and origin of a matrix, and its 4 x 4 direction."""
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     direction = np.eye(4)

@@ -244,6 +244,7 @@ def export(
     from inrreg.dicom import Series
     from inrreg.export import export as write
     from inrreg.export import export_model, points_in
+    from inrreg.parts import is_prealigned
 
     if not output.suffix:
         if inverse or spacing or part != "whole" or fixed_dicom or moving_dicom or alpha is not None:
@@ -258,7 +259,7 @@ def export(
         deformation,
         output,
         part=part,
-        prealigned=job is not None and job.prealign != "none",
+        prealigned=is_prealigned(transform),
         inverse=inverse,
         spacing=spacing or None,
         series=tuple(Series.read(folder, name) for name, folder in folders.items()) if all(folders.values()) else None,

@@ -13,6 +13,7 @@ of the deformation is in d; the two matrices are written as identities, which ot
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,26 +62,36 @@ class Series:
 
         Raises `UserError` (code `dicom`) where there is none, or more than one, or no frame of reference.
         """
+        return cls.of(sorted(Path(folder).glob("*")), name, f"in {folder}")
+
+    @classmethod
+    def of(cls, files: Sequence[str | Path], name: str, where: str, instances: Collection[str] = ()) -> Series:
+        """The only image series among files, of it the images with the UIDs in `instances` where there are any.
+
+        `name` and `where` say in errors which one it is. Raises `UserError` as `read`.
+        """
         pydicom = _pydicom()
         images: dict[str, list[pydicom.Dataset]] = {}
-        for path in sorted(Path(folder).glob("*")):
+        for path in files:
             try:
                 header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
             except (pydicom.errors.InvalidDicomError, OSError):
                 continue
+            if instances and header.get("SOPInstanceUID") not in instances:
+                continue
             if all(tag in header for tag in ("Rows", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")):
                 images.setdefault(header.SeriesInstanceUID, []).append(header)
         if not images:
-            raise UserError("dicom", f"There is no DICOM image in {folder}.", f"Give the folder of the {name} series.")
+            raise UserError("dicom", f"There is no DICOM image {where}.", f"Give the folder of the {name} series.")
         if len(images) > 1:
             raise UserError(
-                "dicom", f"There are {len(images)} DICOM series in {folder}.", f"Leave the {name} series alone there."
+                "dicom", f"There are {len(images)} DICOM series {where}.", f"Leave the {name} series alone there."
             )
         (found,) = images.values()
         if len({image.get("FrameOfReferenceUID") for image in found}) != 1 or not found[0].get("FrameOfReferenceUID"):
             raise UserError(
                 "dicom",
-                f"The {name} series in {folder} has no single frame of reference.",
+                f"The {name} series {where} has no single frame of reference.",
                 "Without it no registration can refer to it.",
             )
         return cls(tuple(found))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from inrreg.fade import MOST_NODES
 from inrreg.fields import Dual
 from inrreg.geometry import Grid
 from inrreg.images import atomic, read_mask
+from inrreg.parts import PARTS
 from inrreg.protocol import UserError, read_json
 from inrreg.transforms import Affine, DisplacementGrid, Inverse, PointMap, sample_on
 
-PARTS = ("whole", "prealignment", "initial", "deformable", "coarse", "fine")
 FORMATS = (".h5", ".tfm", ".nrrd", ".nii.gz", ".dcm")
+HERE = (Affine(), Affine())
+"""In the result's own coordinates."""
 _LIMIT = 0.5
 """Largest error in mm at which a spacing of our choice stops; half a voxel where that is less."""
 _PROBES = 20_000
@@ -70,13 +72,16 @@ def export(
     spacing: float | None = None,
     series: tuple[Series, Series] | None = None,
     mask: np.ndarray | None = None,
+    around: tuple[Affine, Affine] = HERE,
 ) -> dict[str, Any]:
     """Write a part of a result and return what was written: spacing, size, and the errors in mm.
 
     `spacing` in mm is the largest wanted, None for the coarsest that keeps the error below half a voxel and 0.5 mm.
     `series` are the fixed and the moving one, for DICOM. `mask` (N, 3) are LPS points in which an inverse is measured
-    apart. Errors are measured at random points of the fixed image: for the way forward the distance between file and
-    model, for an inverse the distance at which a point comes back after both ways. Raises `UserError`.
+    apart. `around` are the maps before and after the part, where the file shall be in other coordinates than the
+    result is: those of the scene, or of the images' own files. Errors are measured at random points of the fixed image:
+    for the way forward the distance between file and model, for an inverse the distance at which a point comes back
+    after both ways. Raises `UserError`.
     """
     ending = _ending(output)
     if (ending == ".dcm") != (series is not None):
@@ -87,19 +92,22 @@ def export(
         )
     if spacing is not None and not 0 < spacing < np.inf:
         raise UserError("spacing", f"A spacing of {spacing:g} mm is not possible.", "Give a number above 0.")
+    home = around[0].inverse()
     if series:
-        check_pair(*series, deformation.grid)
-    transform = part_of(deformation, part, prealigned=prealigned)
-    figures = {"part": part, "inverse": inverse, "limit": min(_LIMIT, float(deformation.grid.spacing.min()) / 2)}
-    if isinstance(transform, Affine) and ending in (".h5", ".tfm"):
-        exact = _inverted(transform) if inverse else transform
+        check_pair(*series, _moved(deformation.grid, home))
+    transform = Placed(part_of(deformation, part, prealigned=prealigned), *around)
+    voxel = np.linalg.norm(home.matrix @ deformation.grid.matrix, axis=0).min()
+    figures = {"part": part, "inverse": inverse, "limit": min(_LIMIT, float(voxel) / 2)}
+    if isinstance(transform.inner, Affine) and ending in (".h5", ".tfm"):
+        exact = around[1].after(transform.inner).after(around[0])
+        exact = exact.inverse() if inverse else exact
         with atomic(output) as path:
             sitk.WriteTransform(exact.to_sitk(), str(path))
         return {**figures, "interpolation_error": 0.0}
-    probes = _probes(deformation, part, prealigned)
+    probes = home.map(_probes(deformation, part, prealigned))
     field, found = _sampled(deformation, transform, probes, inverse, spacing, figures["limit"])
     if inverse and mask is not None:
-        found["in_mask"] = _summary(_return_error(transform, field, mask))
+        found["in_mask"] = _summary(_return_error(transform, field, home.map(mask)))
     with atomic(output) as path:
         _write(field, path, ending, series[::-1] if series and inverse else series)
     return {**figures, "spacing": field.grid.spacing.tolist(), "size": list(field.grid.size), **found}
@@ -153,9 +161,41 @@ def _probes(deformation: Deformation, part: str, prealigned: bool) -> np.ndarray
     return deformation.before[0].map(points) if part == "initial" and prealigned else points
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A map in other coordinates: after(inner(before(x)))."""
+
+    inner: PointMap
+    before: Affine
+    after: Affine
+
+    def map(self, points: np.ndarray) -> np.ndarray:
+        return self.after.map(self.inner.map(self.before.map(points)))
+
+    def approach(self, points: np.ndarray) -> np.ndarray:
+        """Where `invert` begins for moving-space points (N, 3)."""
+        start = self.after.inverse().map(points)
+        if hasattr(self.inner, "approach"):
+            start = self.inner.approach(start)
+        return self.before.inverse().map(start)
+
+    @property
+    def conjugated(self) -> bool:
+        """Whether fixed and moving space are moved alike: what is far away stays where it is."""
+        both = self.after.after(self.before)
+        return bool(np.allclose(both.matrix, np.eye(3), atol=1e-9) and np.allclose(both.offset, 0, atol=1e-6))
+
+
+def inverted(deformation: Deformation) -> DisplacementGrid:
+    """The inverse of a whole result as a displacement field, its error below that of an export by default."""
+    limit = min(_LIMIT, float(deformation.grid.spacing.min()) / 2)
+    probes = _probes(deformation, "whole", False)
+    return _sampled(deformation, Placed(deformation, *HERE), probes, True, None, limit)[0]
+
+
 def _sampled(
     deformation: Deformation,
-    transform: PointMap,
+    transform: Placed,
     probes: np.ndarray,
     inverse: bool,
     spacing: float | None,
@@ -163,16 +203,18 @@ def _sampled(
 ) -> tuple[DisplacementGrid, dict[str, Any]]:
     """A transform as a displacement field, and its errors."""
     mapped = transform.map(probes)
-    source = transform
-    if isinstance(transform, Deformation):
-        fading = transform if spacing is None else _coarser(transform, spacing)
-        grid = fading.padded_grid
+    source, inner, home = transform, transform.inner, transform.before.inverse()
+    if isinstance(inner, Deformation):
+        fading = inner if spacing is None else _coarser(inner, spacing)
+        source = replace(transform, inner=inner.sampled() if inverse else fading)
+    if isinstance(inner, Deformation) and (transform.conjugated or not inverse):
+        grid = _moved(fading.padded_grid, home)
         if spacing is not None:
             grid = _finer(grid, np.ceil(grid.spacing / spacing - 1e-6))
-        source = transform.sampled() if inverse else fading
     else:  # no fade: its own grid, or a box around where it is applied
-        own = isinstance(transform, DisplacementGrid) and not inverse
-        grid = transform.grid if own else _around(mapped if inverse else probes, deformation)
+        own = isinstance(inner, DisplacementGrid) and not inverse
+        like = _moved(replace(deformation.grid, matrix=deformation.grid.direction * deformation.spacing), home)
+        grid = _moved(inner.grid, home) if own else _around(mapped if inverse else probes, like)
         if spacing is not None:
             grid = grid.resampled(spacing)
     if spacing is not None and np.prod(grid.size) > MOST_NODES:
@@ -193,7 +235,7 @@ def _sampled(
     if inverse:
         return field, {"return_error": _summary(error)}
     found = {"interpolation_error": float(error.max())}
-    if isinstance(transform, Deformation):
+    if isinstance(inner, Deformation):
         around = grid.to_world(np.random.default_rng(1).random((_PROBES // 4, 3)) * (np.array(grid.size) - 1))
         found["error_beyond"] = float(_length(field.map(around) - transform.map(around)).max())
     return field, found
@@ -228,18 +270,22 @@ def _coarser(deformation: Deformation, spacing: float) -> Deformation:
     return replace(deformation, spacing=widest, margins=margins)
 
 
-def _around(points: np.ndarray, deformation: Deformation) -> Grid:
-    """A grid along the fixed image's axes that covers points with a tenth to spare."""
-    direction = deformation.grid.direction
-    low, high = (points @ direction).min(0), (points @ direction).max(0)
+def _moved(grid: Grid, home: Affine) -> Grid:
+    """A grid taken along by a map; where its axes are at right angles no more, one that covers it."""
+    moved = Grid(grid.size, home.map(grid.origin), home.matrix @ grid.matrix)
+    if np.allclose(moved.direction.T @ moved.direction, np.eye(3), atol=1e-6):
+        return moved
+    left, _, right = np.linalg.svd(moved.direction)
+    corners = moved.to_world(np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.size) - 1))
+    return _around(corners, replace(moved, matrix=left @ right * moved.spacing))
+
+
+def _around(points: np.ndarray, like: Grid) -> Grid:
+    """A grid with the axes and spacing of another that covers points with a tenth to spare."""
+    low, high = (points @ like.direction).min(0), (points @ like.direction).max(0)
     spare = 0.1 * (high - low)
-    cells = np.maximum(1, np.ceil((high - low + 2 * spare) / deformation.spacing)).astype(int)
-    return Grid(tuple(int(n) + 1 for n in cells), direction @ (low - spare), direction * deformation.spacing)
-
-
-def _inverted(transform: Affine) -> Affine:
-    matrix = np.linalg.inv(transform.matrix)
-    return Affine(matrix, -matrix @ transform.offset)
+    cells = np.maximum(1, np.ceil((high - low + 2 * spare) / like.spacing)).astype(int)
+    return Grid(tuple(int(n) + 1 for n in cells), like.direction @ (low - spare), like.matrix)
 
 
 # -------------------------------------------------------------------------------------------- formats

@@ -369,6 +369,11 @@ COMMANDS = {
     "register": ("folder",),
     "cancel": (),
     "alpha": ("folder", "alpha", "path"),
+    "export": ("folder", "result", "output"),
+    "load": ("folder", "path"),
+    "apply": ("folder", "result", "items"),
+    "jacobian": ("folder", "result"),
+    "mask": ("folder", "image", "method"),
     "shutdown": (),
 }
 """Commands the worker takes on stdin, and the entries that each needs besides its request id.
@@ -376,7 +381,8 @@ COMMANDS = {
 `register` names a job folder; with `resample: true` the moving image is also written on the fixed grid, and the
 `result` event names that file as `resampled`. `alpha` names the result folder of a conditioned method, an alpha and the
 file that gets the displacement field there; with `spacing`, in mm, on a grid of about that. A newer one takes the place
-of one that still waits, which is then `cancelled`.
+of one that still waits, which is then `cancelled`. `export`, `load`, `apply`, `jacobian` and `mask` name an empty job
+folder to work in, and what `inrreg.transform_tasks` says.
 """
 
 EVENTS = {

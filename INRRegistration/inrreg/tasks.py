@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from inrreg import transform_tasks
 from inrreg.protocol import Job, UserError
 
 RESULT_FILES = ("displacement.nrrd", "model.safetensors", "model.json", "metrics.json", "job.json")
@@ -52,7 +53,14 @@ def register(
     return done
 
 
-TASKS = {"register": register}
+TASKS = {
+    "register": register,
+    "export": transform_tasks.export,
+    "load": transform_tasks.load,
+    "apply": transform_tasks.apply,
+    "jacobian": transform_tasks.jacobian,
+    "mask": transform_tasks.mask,
+}
 """By command."""
 
 _ELSEWHERE = re.compile(
@@ -95,23 +103,17 @@ def resample(job: Job, result: Path, path: Path, cancelled: Callable[[], bool] =
     """
     import SimpleITK as sitk
 
-    from inrreg.warping import padding_value
+    from inrreg.geometry import Grid
+    from inrreg.images import read_header
+    from inrreg.optimization import Cancelled
+    from inrreg.warping import resample as through
 
     # ITK's own transform, the whole grid at once: it may hold a hundred million voxels.
     field = sitk.ReadImage(str(result / "displacement.nrrd"), sitk.sitkVectorFloat64)
-    moving = sitk.ReadImage(job.moving)
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetReferenceImage(sitk.ReadImage(job.fixed))
-    resampler.SetTransform(sitk.DisplacementFieldTransform(field))
-    resampler.SetInterpolator(sitk.sitkLinear)
-    resampler.SetDefaultPixelValue(padding_value(moving))
-    resampler.SetNumberOfThreads(job.threads or os.cpu_count() or 1)
-    resampler.AddCommand(sitk.sitkProgressEvent, lambda: resampler.Abort() if cancelled() else None)
+    grid, transform = Grid.of(read_header(job.fixed, "fixed image")), sitk.DisplacementFieldTransform(field)
     try:
-        warped = resampler.Execute(moving)
-    except RuntimeError:  # SimpleITK's word for an abort, too
-        if not cancelled():
-            raise
+        warped = through(sitk.ReadImage(job.moving), grid, transform, threads=job.threads, cancelled=cancelled)
+    except Cancelled:
         return path
     partial = path.with_name("partial-" + path.name)
     sitk.WriteImage(warped, str(partial), False)

@@ -50,6 +50,11 @@ class Affine:
         """The map that applies `other` first."""
         return Affine(self.matrix @ other.matrix, self.matrix @ other.offset + self.offset)
 
+    def inverse(self) -> Affine:
+        """The way back."""
+        matrix = np.linalg.inv(self.matrix)
+        return Affine(matrix, -matrix @ self.offset)
+
     def to_sitk(self) -> sitk.AffineTransform:
         """The same map for SimpleITK and its files."""
         transform = sitk.AffineTransform(3)

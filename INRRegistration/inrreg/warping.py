@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import numpy as np
 import SimpleITK as sitk
 
 from inrreg.geometry import Grid
 from inrreg.intensities import is_ct
+from inrreg.optimization import Cancelled
 from inrreg.transforms import PointMap
 
 _SLAB = 16
@@ -31,6 +35,37 @@ def warp(moving: sitk.Image, transform: PointMap, reference: Grid, *, labels: bo
         warped = sitk.Resample(moving, onto, field, interpolator, background)
         slabs.append(sitk.GetArrayFromImage(warped))
     return reference.image(np.concatenate(slabs))
+
+
+def resample(
+    image: sitk.Image,
+    reference: Grid,
+    transform: sitk.Transform,
+    *,
+    labels: bool = False,
+    threads: int = 0,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> sitk.Image:
+    """`warp` through one of ITK's own transforms, the whole grid at once; raises `Cancelled` on the way.
+
+    On so many `threads`, 0 for as many as there are.
+    """
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize(reference.size)
+    resampler.SetOutputOrigin(reference.origin.tolist())
+    resampler.SetOutputSpacing(reference.spacing.tolist())
+    resampler.SetOutputDirection(reference.direction.ravel().tolist())
+    resampler.SetTransform(transform)
+    resampler.SetInterpolator(sitk.sitkNearestNeighbor if labels else sitk.sitkLinear)
+    resampler.SetDefaultPixelValue(0.0 if labels else padding_value(image))
+    resampler.SetNumberOfThreads(threads or os.cpu_count() or 1)
+    resampler.AddCommand(sitk.sitkProgressEvent, lambda: resampler.Abort() if cancelled() else None)
+    try:
+        return resampler.Execute(image)
+    except RuntimeError:  # SimpleITK's word for an abort, too
+        if cancelled():
+            raise Cancelled from None
+        raise
 
 
 def padding_value(image: sitk.Image) -> float:

@@ -151,6 +151,29 @@ def test_inverse_returns_points(made: Deformation, tmp_path: Path) -> None:
     assert deviation(back, points) <= error["max"] + 1e-3
 
 
+@pytest.mark.parametrize("sheared", [False, True])
+def test_files_may_be_in_other_coordinates(made: Deformation, tmp_path: Path, sheared: bool) -> None:
+    """Those of a scene that turns, scales or shears both images alike, or of images that lie apart in it."""
+    scene = rigid((20, -35, 50), [100, -60, 40], made.grid.centre)
+    if sheared:
+        scene = scene.after(Affine(np.array([[1.2, 0.1, 0], [0, 0.9, 0.2], [0, 0, 1]])))
+    apart = rigid((0, 5, -4), [30, 20, -10], made.grid.centre)
+    for number, around in enumerate([(scene.inverse(), scene), (scene.inverse(), apart)]):
+        points = scene.map(within(made.grid, 200, 3))
+        there = around[1].map(made.map(around[0].map(points)))
+        figures = export(made, tmp_path / f"{number}.h5", around=around)
+        assert figures["interpolation_error"] <= figures["limit"] <= 0.5
+        assert deviation(in_itk(tmp_path / f"{number}.h5").map(points), there) <= figures["interpolation_error"] + 1e-3
+        figures = export(made, tmp_path / f"back{number}.nrrd", around=around, inverse=True)
+        assert figures["return_error"]["p99"] < 0.5
+        assert (
+            deviation(in_itk(tmp_path / f"back{number}.nrrd").map(there), points) < figures["return_error"]["max"] + 0.1
+        )
+    export(made, tmp_path / "part.tfm", around=(scene.inverse(), scene), part="initial")
+    expected = scene.map(made.before[0].map(scene.inverse().map(points)))
+    assert deviation(in_itk(tmp_path / "part.tfm").map(points), expected) < 1e-6
+
+
 def test_parts_compose_to_the_whole(made: Deformation, tmp_path: Path) -> None:
     initial = Affine(np.diag([1.1, 1.0, 0.95]), np.array([20.0, -10, 5]))
     both = Deformation(made.field, made.frame, made.grid, (*made.before, initial))

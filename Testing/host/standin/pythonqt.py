@@ -32,7 +32,7 @@ METHODS = {
     },
     "QSettings": {"setValue", "value"},
     "QTimer": {"setInterval", "setSingleShot"},
-    "QWidget": {"setToolTip"},
+    "QWidget": {"layout", "setToolTip"},
     "QAbstractButton": {"setText"},
     "QToolButton": {"setMenu"},
     "QComboBox": {"addItem", "findData", "itemData"},
@@ -46,6 +46,7 @@ METHODS = {
 
 CLASSES = {
     "QCheckBox",
+    "QFileDialog",
     "QFormLayout",
     "QLineEdit",
     "QMenu",
@@ -57,7 +58,13 @@ CLASSES = {
 }
 """What may be taken from the module `qt`."""
 
-STATICS = {"QProcess.FailedToStart", "QProcess.NotRunning", "QTimer.singleShot"}
+STATICS = {
+    "QFileDialog.getOpenFileName",
+    "QFileDialog.getSaveFileName",
+    "QProcess.FailedToStart",
+    "QProcess.NotRunning",
+    "QTimer.singleShot",
+}
 """Enumerators and static methods, which PySide also has under other names."""
 
 
