@@ -16,6 +16,7 @@ from slicer.util import VTKObservationMixin
 from inrreg import protocol
 from inrreg.protocol import UserError
 
+from .evaluation_section import EvaluationSection
 from .logic import Registrations
 from .operation import CANCELLED, DONE, Operation
 from .parameters import Parameters
@@ -45,7 +46,7 @@ SELECTORS = {
 """Node selectors of the .ui file by parameter."""
 HOST = "INRRegistration/Host"
 """Of the user's settings: where to compute."""
-SECTIONS: tuple[type[Section], ...] = ()
+SECTIONS: tuple[type[Section], ...] = (EvaluationSection,)
 """What stands below the registration, from top to bottom."""
 
 
@@ -229,7 +230,7 @@ class Panel(VTKObservationMixin):
         if not self._host or qt.QSettings().value(key):
             return True
         text = _(
-            "The volumes, masks, structures and transforms of this registration will be sent to {host} over ssh, and "
+            "The volumes, masks, structures, landmarks and transforms of this registration will be sent to {host} over ssh, and "
             "removed there when the connection ends. File and patient names are not sent. Send them?"
         )
         if not slicer.util.confirmOkCancelDisplay(text.format(host=self._host)):
@@ -297,6 +298,9 @@ class Panel(VTKObservationMixin):
         self.show_idle()
         if run.state == DONE:
             self._done(run)
+            # The result may be another in the same nodes.
+            for section in self.sections:
+                section.show()
             if run.warnings:
                 self._show_box(WARNING_STYLE, _("Look at this result with care"), " ".join(run.warnings))
         elif run.state == CANCELLED:

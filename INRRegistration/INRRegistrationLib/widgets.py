@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import qt
+import slicer
+
 
 def read(widget: Any, name: str) -> Any:
     """A Qt property. PythonQt gives properties as attributes, PySide as methods; both know `property`."""
@@ -34,3 +37,10 @@ def chosen(combo: Any) -> Any:
 def connect(signal: Any, slot: Callable[[], Any]) -> None:
     """Call `slot` without the signal's arguments."""
     signal.connect(lambda *_: slot())
+
+
+def ask_for_file(title: str, start: str, filters: str, *, save: bool = False) -> str:
+    """The file that the user names in a dialog, "" for none; one to save to, after asking where it exists already."""
+    ask = qt.QFileDialog.getSaveFileName if save else qt.QFileDialog.getOpenFileName
+    answer = ask(slicer.util.mainWindow(), title, start, filters)
+    return answer if isinstance(answer, str) else answer[0]  # PySide gives the filter as well

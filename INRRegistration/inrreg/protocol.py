@@ -342,6 +342,7 @@ COMMANDS = {
     "register": ("folder",),
     "cancel": (),
     "alpha": ("folder", "alpha", "path"),
+    "evaluate": ("folder", "result"),
     "shutdown": (),
 }
 """Commands the worker takes on stdin, and the entries that each needs besides its request id.
@@ -349,7 +350,8 @@ COMMANDS = {
 `register` names a job folder; with `resample: true` the moving image is also written on the fixed grid, and the
 `result` event names that file as `resampled`. `alpha` names the result folder of a conditioned method, an alpha and the
 file that gets the displacement field there; with `spacing`, in mm, on a grid of about that. A newer one takes the place
-of one that still waits, which is then `cancelled`.
+of one that still waits, which is then `cancelled`. `evaluate` names a job folder with what judges the result folder
+`result`; with `report`, the report goes to that file.
 """
 
 EVENTS = {

@@ -32,12 +32,13 @@ METHODS = {
     },
     "QSettings": {"setValue", "value"},
     "QTimer": {"setInterval", "setSingleShot"},
-    "QWidget": {"setToolTip"},
+    "QWidget": {"layout", "setToolTip"},
     "QAbstractButton": {"setText"},
     "QToolButton": {"setMenu"},
     "QComboBox": {"addItem", "findData", "itemData"},
     "QMenu": {"addAction", "clear"},
     "QAction": {"setCheckable"},
+    "QTableWidget": {"item", "setItem", "setRowCount"},
     "QLayout": {"removeWidget"},
     "QBoxLayout": {"addWidget"},
     "QFormLayout": {"addRow"},
@@ -45,19 +46,40 @@ METHODS = {
 """Methods by class that are neither slots nor signals."""
 
 CLASSES = {
+    "QBrush",
     "QCheckBox",
+    "QColor",
+    "QDesktopServices",
+    "QFileDialog",
     "QFormLayout",
     "QLineEdit",
     "QMenu",
     "QProcess",
     "QSettings",
+    "QTableWidgetItem",
     "QTimer",
+    "QUrl",
     "QVBoxLayout",
     "QWidget",
+    "Qt",
 }
 """What may be taken from the module `qt`."""
 
-STATICS = {"QProcess.FailedToStart", "QProcess.NotRunning", "QTimer.singleShot"}
+STATICS = {
+    "QDesktopServices.openUrl",
+    "QFileDialog.getOpenFileName",
+    "QFileDialog.getSaveFileName",
+    "QProcess.FailedToStart",
+    "QProcess.NotRunning",
+    "QTimer.singleShot",
+    "QUrl.fromLocalFile",
+    "Qt.Checked",
+    "Qt.ItemIsEditable",
+    "Qt.ItemIsEnabled",
+    "Qt.ItemIsSelectable",
+    "Qt.ItemIsUserCheckable",
+    "Qt.Unchecked",
+}
 """Enumerators and static methods, which PySide also has under other names."""
 
 
