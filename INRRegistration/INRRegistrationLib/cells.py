@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import qt
+
+AT_ONCE = 40
+"""Rows that are filled in one turn of the event loop."""
 
 
 class Cells:
@@ -14,7 +19,7 @@ class Cells:
         self._table = table
         self._rows: list[list[Any]] = []
         """Kept: Python's side of an item is to live as long as it."""
-        self._shown: list[list[tuple[Any, ...]]] | None = None
+        self._shown: list[list[tuple[Any, ...]]] = []
         self.quiet = False
 
     def text(self, text: str, *, tip: str = "", edit: bool = False, colour: str | None = None) -> tuple[Any, ...]:
@@ -26,22 +31,36 @@ class Cells:
         return ("check", checked)
 
     def show(self, rows: list[list[tuple[Any, ...]]]) -> None:
-        """Show these rows of cells, where they are others than those shown."""
+        """Show these rows of cells, where they are others than those shown: the first at once, the rest by and by."""
         if rows == self._shown and not self._edited():
             return
-        first = self._shown is None
-        self.quiet = True
-        try:
+        self._shown, self._rows = rows, []
+        with self._quietly():
             self._table.setRowCount(len(rows))
-            self._rows = [[_item(cell) for cell in row] for row in rows]
-            for row, items in enumerate(self._rows):
+        self._fill(rows)
+        with self._quietly():
+            self._table.resizeColumnsToContents()
+
+    def _fill(self, rows: list[list[tuple[Any, ...]]]) -> None:
+        if rows is not self._shown:
+            return  # others have come since
+        with self._quietly():
+            first = len(self._rows)
+            for row, cells in enumerate(rows[first : first + AT_ONCE], start=first):
+                items = [_item(cell) for cell in cells]
                 for column, item in enumerate(items):
                     self._table.setItem(row, column, item)
-            if first or rows:
-                self._table.resizeColumnsToContents()
+                self._rows.append(items)
+        if len(self._rows) < len(rows):
+            qt.QTimer.singleShot(0, lambda: self._fill(rows))
+
+    @contextlib.contextmanager
+    def _quietly(self) -> Iterator[None]:
+        before, self.quiet = self.quiet, True
+        try:
+            yield
         finally:
-            self.quiet = False
-        self._shown = rows
+            self.quiet = before
 
     def read(self, row: int, column: int) -> str:
         """The text of a cell, as the user left it."""
@@ -53,7 +72,7 @@ class Cells:
 
     def _edited(self) -> bool:
         """Whether the user has changed what was shown."""
-        for items, cells in zip(self._rows, self._shown or [], strict=False):
+        for items, cells in zip(self._rows, self._shown, strict=False):
             for item, cell in zip(items, cells, strict=True):
                 if (item.checkState() == qt.Qt.Checked) != cell[1] if cell[0] == "check" else item.text() != cell[1]:
                     return True

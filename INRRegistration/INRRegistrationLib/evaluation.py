@@ -89,7 +89,7 @@ class Evaluation(Operation):
             text = "The transform was deleted or made anew while it was evaluated."
             raise UserError("scene", text, "Evaluate again.")
         frame = scene.GetNodeByID(self._frame_id) if self._frame_id else None
-        with contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as undo, slicer.util.NodeModify(transform):
             evaluation_nodes.show(transform, self.metrics, self._names, read, frame, undo)
             transform.SetAttribute(EVALUATION, json.dumps({"metrics": self.metrics, "names": self._names}))
             undo.pop_all()

@@ -34,6 +34,15 @@ SELECTORS = {
 """Node selectors of the .ui file by parameter."""
 FIGURE, TOLERANCE, STATE = 1, 2, 3
 """Columns of the checks."""
+SHORT = {
+    "tre_mean": "Mean landmark error",
+    "tre_max": "Largest landmark error",
+    "dice": "Dice coefficient",
+    "mda": "Mean dist. to agreement",
+    "folding": "Determinant <= 0",
+    "inverse": "Inverse consistency",
+}
+"""Titles of checks that the panel has room for; the tool tips have the whole ones."""
 COLOURS = {MET: "#1b6e2c", NOT_MET: "#b00020"}
 MUTED = "QLabel, QLabel:disabled { color: gray; }"
 
@@ -114,7 +123,6 @@ class EvaluationSection(Section, VTKObservationMixin):
             self.panel.show_outcome(_("The report is in {path}.").format(path=done.report))
         else:
             self.panel.show_outcome(_("Evaluated."))
-        self.show()
 
     # --------------------------------------------------------------------------------------- display
 
@@ -122,7 +130,6 @@ class EvaluationSection(Section, VTKObservationMixin):
         """Show what the parameters say, and the last evaluation of the transform."""
         self._selectors.show(self.panel.parameters)
         self._observe()
-        self._show_match()
         self._show_figures()
         self._show_checks()
         self._show_marks()
@@ -219,7 +226,7 @@ class EvaluationSection(Section, VTKObservationMixin):
             tip = f"{check.title}, {check.detail}" if check.detail else check.title
             bound = f"{'>=' if check.key == 'dice' else '<='} {_in_words(check)}"
             cells = [
-                self._table.text(check.title, tip=tip),
+                self._table.text(_(SHORT[check.key]), tip=tip),
                 self._table.text(check.text, tip=tip),
                 self._table.text(bound, tip=_("Type another one; empty for the default"), edit=True),
                 self._table.text(check.state, tip=tip, colour=COLOURS.get(check.state)),

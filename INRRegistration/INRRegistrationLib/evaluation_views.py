@@ -49,9 +49,9 @@ def show(role: str, parameters: Parameters) -> None:
         slicer.app.applicationLogic().PropagateTableSelection()
     else:
         manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
-        legend(parameters.output_transform, role)
         over = found if found is not None else parameters.output_volume
         slicer.util.setSliceViewerLayers(background=parameters.fixed, foreground=over, foregroundOpacity=OPACITY)
+        legend(parameters.output_transform, role)
 
 
 def legend(transform: Any, shown: str) -> None:
@@ -63,7 +63,7 @@ def legend(transform: Any, shown: str) -> None:
         bar = slicer.modules.colors.logic().GetColorLegendDisplayNode(found)
         if bar is None and role == shown:
             bar = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(found)
-            bar.SetTitleText(_("Jacobian determinant") if role == "Jacobian" else _("Uncertainty (mm)"))
+            bar.SetTitleText(_("Jacobian") if role == "Jacobian" else _("mm"))
         if bar is not None:
             bar.SetVisibility(role == shown)
 

@@ -22,7 +22,7 @@ def points(node: Any, to_frame: vtk.vtkAbstractTransform) -> Points:
     """
     rows = placed(node)
     if not rows:
-        raise UserError("landmarks", f"'{node.GetName()}' holds no points.", "Place some, or choose another list.")
+        raise _empty(node)
     position, positions = [0.0, 0.0, 0.0], []
     for row in rows:
         node.GetNthControlPointPosition(row, position)
@@ -31,9 +31,7 @@ def points(node: Any, to_frame: vtk.vtkAbstractTransform) -> Points:
     if not np.isfinite(found).all():
         text = f"A point of '{node.GetName()}' cannot be taken back through the transforms above it."
         raise UserError("landmarks", text, "Remove it, or choose another list.")
-    labels = tuple(node.GetNthControlPointLabel(row) for row in rows)
-    # Without a name each, the engine counts them: names that tell the pairs apart.
-    return Points(found, labels=labels if all(labels) and len(set(labels)) == len(labels) else ())
+    return Points(found, labels=_names(node, rows))
 
 
 def placed(node: Any) -> list[int]:
@@ -44,13 +42,28 @@ def placed(node: Any) -> list[int]:
 
 
 def pairs(fixed: Any, moving: Any) -> Pairs:
-    """Which points of two lists belong together; positions are those of the lists' own. Raises `UserError`."""
-    lists = [points(node, vtk.vtkTransform()) for node in (fixed, moving)]
+    """Which points of two lists belong together; the positions are not filled in. Raises `UserError`."""
+    counts = []
+    for node in (fixed, moving):
+        rows = placed(node)
+        if not rows:
+            raise _empty(node)
+        counts.append(Points(np.zeros((len(rows), 3)), labels=_names(node, rows)))
     try:
-        return pair(*lists)
+        return pair(*counts)
     except UserError as error:
-        text = f"'{fixed.GetName()}' has {len(lists[0])} landmarks and '{moving.GetName()}' {len(lists[1])}"
+        text = f"'{fixed.GetName()}' has {len(counts[0])} landmarks and '{moving.GetName()}' {len(counts[1])}"
         raise UserError("landmarks", f"{text}: they do not correspond.", error.hint) from None
+
+
+def _names(node: Any, rows: list[int]) -> tuple[str, ...]:
+    """The labels; none unless each point has one of its own: then the engine counts them, which tells them apart."""
+    labels = tuple(node.GetNthControlPointLabel(row) for row in rows)
+    return labels if all(labels) and len(set(labels)) == len(labels) else ()
+
+
+def _empty(node: Any) -> UserError:
+    return UserError("landmarks", f"'{node.GetName()}' holds no points.", "Place some, or choose another list.")
 
 
 def matched(fixed: Any, moving: Any) -> list[tuple[str, str, int, int]]:

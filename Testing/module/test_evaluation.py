@@ -40,10 +40,10 @@ def section_of(user):
     return next(entry for entry in user.panel.sections if entry.file == "Evaluation.ui")
 
 
-def evaluate(user, section):
+def evaluate(user, section, timeout=20.0):
     assert section.ui.evaluateButton.enabled, section.ui.evaluateButton.toolTip
     section.ui.evaluateButton.click()
-    user.wait_for_end()
+    user.wait_for_end(timeout)
     assert not user.error, user.error
 
 
@@ -66,7 +66,7 @@ def test_the_button_says_what_is_missing(user, slicer, pair):
 
 
 def test_evaluate(user, slicer, marked):
-    section, lists = marked
+    section, _ = marked
     evaluate(user, section)
     assert "2.50 mm" in section.ui.summaryLabel.text
     marks, checks = section.ui.landmarksTable, section.ui.checksTable
@@ -83,7 +83,7 @@ def test_evaluate(user, slicer, marked):
 
 
 def test_evaluating_again_replaces(user, slicer, marked):
-    section, lists = marked
+    section, _ = marked
     evaluate(user, section)
     before = sorted(node_ids(slicer))
     evaluate(user, section)
@@ -115,7 +115,7 @@ def test_any_node_may_be_deleted(user, slicer, marked):
 
 
 def test_registering_anew_takes_the_figures_away(user, slicer, marked):
-    section, lists = marked
+    section, _ = marked
     evaluate(user, section)
     user.register()
     assert not section.ui.summaryLabel.visible
@@ -123,7 +123,7 @@ def test_registering_anew_takes_the_figures_away(user, slicer, marked):
 
 
 def test_click_a_landmark(user, slicer, marked):
-    section, lists = marked
+    section, _ = marked
     user.window.show_volumes(user.ui.fixedSelector.currentNode())
     section.ui.landmarksTable.cellClicked.emit(2, 1)
     for name in ("Red", "Green", "Yellow"):
@@ -134,7 +134,7 @@ def test_click_a_landmark(user, slicer, marked):
 def test_tolerances_are_edited_in_place(user, slicer, marked):
     from INRRegistrationLib import evaluation_nodes
 
-    section, lists = marked
+    section, _ = marked
     table = section.ui.checksTable
     assert column(table, 2)[:3] == ["<= 3 mm", "<= 5 mm", ">= 0.8"]
     evaluate(user, section)
@@ -152,7 +152,7 @@ def test_tolerances_are_edited_in_place(user, slicer, marked):
 
 
 def test_the_verdict_never_says_safe(user, slicer, marked):
-    section, lists = marked
+    section, _ = marked
     evaluate(user, section)
     shown = " ".join(text for number in range(4) for text in column(section.ui.checksTable, number))
     assert "safe" not in shown
@@ -208,7 +208,7 @@ def test_pairs_are_used_as_guides(user, slicer, marked, monkeypatch):
     from inrreg.landmarks import read_points
     from INRRegistrationLib import run
 
-    section, lists = marked
+    section, _ = marked
     section.ui.landmarksTable.item(1, 0).setCheckState(qt.Qt.Checked)
     assert "1 checked pairs guide the next registration; the other 3 judge it" in section.ui.guideLabel.text
     found = {}
@@ -236,7 +236,7 @@ def test_pairs_are_used_as_guides(user, slicer, marked, monkeypatch):
 def test_report(user, slicer, marked, monkeypatch, tmp_path):
     import qt
 
-    section, lists = marked
+    section, _ = marked
     assert not section.ui.openButton.enabled
     path = tmp_path / "Bericht über Lebër"
     monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: (str(path), ""))
@@ -287,7 +287,7 @@ def test_all_comes_back_with_the_scene(user, slicer, marked, tmp_path):
 
 
 def test_cancel(user, slicer, marked, monkeypatch):
-    section, lists = marked
+    section, _ = marked
     before = node_ids(slicer)
     section.ui.evaluateButton.click()
     user.ui.applyButton.click()
@@ -298,7 +298,7 @@ def test_cancel(user, slicer, marked, monkeypatch):
 
 def test_no_long_stop(user, slicer, marked):
     section, lists = marked
-    many = np.random.default_rng(0).uniform(-40, 40, (300, 3)) + [0, 0, 50]
+    many = np.random.default_rng(0).uniform((-40, -40, 10), (40, 40, 90), (300, 3))
     for node, selector in zip(lists, ("fixedLandmarksSelector", "movingLandmarksSelector"), strict=True):
         slicer.mrmlScene.RemoveNode(node)
         getattr(section.ui, selector).setCurrentNode(landmarks(slicer, "Many", many))
@@ -307,3 +307,114 @@ def test_no_long_stop(user, slicer, marked):
     print(
         f"\nlongest stop of the event loop while 300 landmarks are evaluated: {worst:.1f} ms ({wall:.1f} by the clock)"
     )
+
+
+def known_markups(slicer, name, positions, parent=None):
+    node = landmarks(slicer, name, positions)
+    node.SetAndObserveTransformNodeID(parent.GetID() if parent else None)
+    return node
+
+
+@pytest.mark.parametrize("kind", ["world", "frame", "own", "result", "left behind"])
+def test_landmarks_are_exported_where_they_belong(slicer, pair, tmp_path, kind):
+    """In the frame's coordinates, LPS: under a shared table, a transform of their own, or our result."""
+
+    from test_geometry import bump, linear, rigid
+
+    import INRRegistrationLib as lib
+    from inrreg.landmarks import read_points
+    from INRRegistrationLib import hierarchy
+    from INRRegistrationLib.pair import Pair
+
+    fixed, moving = pair
+    turned, own = rigid(0.4, [10, 20, 30]), rigid(-0.3, [5, 0, -7])
+    table, mine = linear(slicer, "Table", turned), linear(slicer, "Own", own)
+    spots = np.array(SPOTS, float)
+    one, other = landmarks(slicer, "One", spots), landmarks(slicer, "Other", spots)
+    expected_fixed = expected_moving = spots
+    if kind == "frame":
+        for node in (fixed, moving, one):
+            node.SetAndObserveTransformNodeID(table.GetID())
+        expected_moving = (spots - turned[:3, 3]) @ turned[:3, :3]  # of the world, seen from the table
+    elif kind == "own":
+        for node in (one, other):
+            node.SetAndObserveTransformNodeID(mine.GetID())
+        expected_fixed = expected_moving = spots @ own[:3, :3].T + own[:3, 3]
+    elif kind in ("result", "left behind"):
+        moving.SetAndObserveTransformNodeID(mine.GetID())
+        if kind == "result":
+            other.SetAndObserveTransformNodeID(mine.GetID())
+        from test_geometry import show
+
+        transform = show(lib, bump(slicer, lib, size=20.0).GetTransformFromParent(), fixed, moving)
+        inside = transform.GetTransformFromParent()
+        if kind == "result":
+            expected_moving = spots @ own[:3, :3].T + own[:3, 3]
+        else:
+            expected_moving = np.array([inside.TransformPoint(spot) for spot in spots])
+            assert hierarchy.is_left_behind(other, moving)
+    Pair(fixed, moving, fixed_landmarks=one, moving_landmarks=other).files().write(tmp_path)
+    for side, expected in (("fixed", expected_fixed), ("moving", expected_moving)):
+        found = read_points(tmp_path / f"{side}_landmarks.mrk.json")
+        np.testing.assert_allclose(found.positions * [-1, -1, 1], expected, atol=1e-3)
+        assert found.labels == ("L1", "L2", "L3", "L4")
+
+
+def where_it_moves(positions):
+    """Where points of the generated pair's fixed volume are in the moving one, RAS mm: a bump of 9 mm against i."""
+    positions = np.array(positions, float)
+    moved = positions.copy()
+    for _ in range(50):  # the moving volume shows at i what the fixed one does at i + bump
+        here = moved - [-50, -40, 20]
+        moved[:, 0] = positions[:, 0] - 9 * np.exp(-(((here - [54, 48, 36]) ** 2).sum(1)) / 600)
+    return moved
+
+
+def test_the_real_engine(real_user, slicer, pair):
+    """Everything that the panel shows of a result, in pictures; and what guiding pairs do."""
+    import qt
+
+    from INRRegistrationLib import evaluation_views, selftest
+
+    user, (fixed, moving) = real_user, pair
+    rng = np.random.default_rng(3)
+    spots = [(4, 8, 56), (14, 8, 56), (-6, 2, 50), *rng.uniform((-30, -20, 35), (35, 35, 75), (9, 3))]
+    section = section_of(user)
+    user.window.show_volumes(fixed, moving)
+    user.choose(fixed, moving, "fast", **{name: str(value).strip("[]") for name, value in selftest.SETTINGS.items()})
+    user.ui.threadsSpinBox.setValue(1)
+    one, other = landmarks(slicer, "Fixed points", spots), landmarks(slicer, "Moving points", where_it_moves(spots))
+    section.ui.fixedLandmarksSelector.setCurrentNode(one)
+    section.ui.movingLandmarksSelector.setCurrentNode(other)
+    user.register(timeout=300)
+    assert other.GetParentTransformNode() is moving.GetParentTransformNode()
+    evaluate(user, section, timeout=300)
+    marks = evaluation_metrics(user)["landmarks"]
+    assert marks["before"]["max"] > 6
+    assert marks["after"]["mean"] < 2
+    user.ui.inputsSection.collapsed = user.ui.outputsSection.collapsed = True
+    section.ui.evaluationSection.collapsed = False
+    combo = section.ui.showSelector
+    roles = [combo.itemData(number) for number in range(combo.count)]
+    assert roles == ["ErrorChart", "HistogramChart", "Landmarks", "Figures", "Checks", "Jacobian", ""]
+    for number, role in enumerate(roles):
+        combo.setCurrentIndex(number)
+        section.ui.showButton.click()
+        user.screenshot(f"evaluation-{role.lower() or 'images'}")
+    section.ui.landmarksTable.cellClicked.emit(0, 1)
+    user.screenshot("evaluation-landmark")
+    assert evaluation_views.entries(user.ui.transformSelector.currentNode())
+    section.ui.landmarksTable.item(0, 0).setCheckState(qt.Qt.Checked)
+    guide = section._pairs[0][0]
+    user.register(timeout=300)
+    evaluate(user, section, timeout=300)
+    again = evaluation_metrics(user)["landmarks"]
+    assert (again["guided"], again["after"]["count"]) == (1, len(spots) - 1)
+    assert guide not in again["names"]
+    assert column(section.ui.landmarksTable, 1)[-1] == guide
+
+
+def evaluation_metrics(user):
+    from INRRegistrationLib import evaluation
+
+    return evaluation.known(user.ui.transformSelector.currentNode())[0]
