@@ -230,8 +230,8 @@ class Panel(VTKObservationMixin):
         if not self._host or qt.QSettings().value(key):
             return True
         text = _(
-            "The volumes, masks, structures, landmarks and transforms of this registration will be sent to {host} over ssh, "
-            "and removed there when the connection ends. File and patient names are not sent. Send them?"
+            "The volumes, masks, structures, landmarks and transforms of this registration will be sent to {host} over "
+            "ssh, and removed there when the connection ends. File and patient names are not sent. Send them?"
         )
         if not slicer.util.confirmOkCancelDisplay(text.format(host=self._host)):
             return False
