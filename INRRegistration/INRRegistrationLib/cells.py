@@ -8,6 +8,8 @@ from typing import Any
 
 import qt
 
+from .widgets import connect
+
 AT_ONCE = 40
 """Rows that are filled in one turn of the event loop."""
 
@@ -20,7 +22,15 @@ class Cells:
         self._rows: list[list[Any]] = []
         """Kept: Python's side of an item is to live as long as it."""
         self._shown: list[list[tuple[Any, ...]]] = []
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(0)
+        connect(self._timer.timeout, self._fill)
         self.quiet = False
+
+    def stop(self) -> None:
+        """Fill no more: the table is about to go."""
+        self._timer.stop()
 
     def text(self, text: str, *, tip: str = "", edit: bool = False, colour: str | None = None) -> tuple[Any, ...]:
         """A cell of text, for `show`."""
@@ -37,22 +47,20 @@ class Cells:
         self._shown, self._rows = rows, []
         with self._quietly():
             self._table.setRowCount(len(rows))
-        self._fill(rows)
+        self._fill()
         with self._quietly():
             self._table.resizeColumnsToContents()
 
-    def _fill(self, rows: list[list[tuple[Any, ...]]]) -> None:
-        if rows is not self._shown:
-            return  # others have come since
+    def _fill(self) -> None:
         with self._quietly():
             first = len(self._rows)
-            for row, cells in enumerate(rows[first : first + AT_ONCE], start=first):
+            for row, cells in enumerate(self._shown[first : first + AT_ONCE], start=first):
                 items = [_item(cell) for cell in cells]
                 for column, item in enumerate(items):
                     self._table.setItem(row, column, item)
                 self._rows.append(items)
-        if len(self._rows) < len(rows):
-            qt.QTimer.singleShot(0, lambda: self._fill(rows))
+        if len(self._rows) < len(self._shown):
+            self._timer.start()
 
     @contextlib.contextmanager
     def _quietly(self) -> Iterator[None]:

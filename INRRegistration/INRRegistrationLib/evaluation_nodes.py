@@ -188,6 +188,7 @@ def _show_table(transform: Any, role: str, columns: Columns, undo: ExitStack) ->
     with slicer.util.NodeModify(found):
         found.SetAndObserveTable(table)
         found.SetUseColumnTitleAsColumnHeader(True)
+        found.SetUseFirstColumnAsRowHeader(True)  # which is as wide as its text
         found.SetLocked(True)
         for name, meaning, _ in columns:
             found.SetColumnDescription(name, meaning)

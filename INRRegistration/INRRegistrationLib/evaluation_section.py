@@ -157,7 +157,8 @@ class EvaluationSection(Section, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """Let go of everything."""
-        self._timer.stop()
+        for each in (self._timer, self._marks, self._table):
+            each.stop()
         self.removeObservers()
 
     def _known(self) -> tuple[dict[str, Any], dict[str, str]]:
