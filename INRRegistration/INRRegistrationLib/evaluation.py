@@ -64,6 +64,7 @@ class Evaluation(Operation):
         self.metrics: dict[str, Any] = {}
         self.report = report
         self._transform_id, self._result = judged.transform.GetID(), results.folder_of(judged.transform)
+        self._alpha = results.alpha_of(judged.transform)
         frame = hierarchy.frame(judged.fixed, judged.moving)
         self._frame_id = frame.GetID() if frame is not None else None
         files = judged.files()
@@ -73,7 +74,7 @@ class Evaluation(Operation):
         def write() -> tuple[dict[str, Any], list[str]]:
             files.write(folder)
             job.save(folder)
-            return {"result": str(self._result), "report": report}, []
+            return {"result": str(self._result), "alpha": self._alpha, "report": report}, []
 
         super().__init__(process, folder, write)
 
@@ -85,20 +86,27 @@ class Evaluation(Operation):
     def _show(self, read: dict[str, Any]) -> None:
         scene = slicer.mrmlScene
         transform = scene.GetNodeByID(self._transform_id)
-        if transform is None or transform.GetAttribute(results.RESULT) != str(self._result):
-            text = "The transform was deleted or made anew while it was evaluated."
+        same = transform is not None and transform.GetAttribute(results.RESULT) == str(self._result)
+        if not same or results.alpha_of(transform) != self._alpha:
+            text = "The transform was deleted or changed while it was evaluated."
             raise UserError("scene", text, "Evaluate again.")
         frame = scene.GetNodeByID(self._frame_id) if self._frame_id else None
         with contextlib.ExitStack() as undo, slicer.util.NodeModify(transform):
             evaluation_nodes.show(transform, self.metrics, self._names, read, frame, undo)
-            transform.SetAttribute(EVALUATION, json.dumps({"metrics": self.metrics, "names": self._names}))
+            found = {"metrics": self.metrics, "names": self._names, "alpha": self._alpha}
+            transform.SetAttribute(EVALUATION, json.dumps(found))
             undo.pop_all()
 
 
 def known(transform: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """The figures of a transform's last evaluation, and the names of structures by label; empty without one."""
+    """The figures of a transform's last evaluation, and the names of structures by label; empty without one.
+
+    Empty as well where its regularization has been changed since.
+    """
     try:
         found = json.loads(transform.GetAttribute(EVALUATION))
+        if found["alpha"] != results.alpha_of(transform):
+            return {}, {}
         return dict(found["metrics"]), dict(found["names"])
     except (AttributeError, TypeError, ValueError, LookupError):
         return {}, {}

@@ -17,6 +17,8 @@ from . import hierarchy, nrrd, transforms
 
 RESULT = "INRRegistration.Result"
 """Attribute of our transforms with the folder of the engine's result."""
+ALPHA = "INRRegistration.Alpha"
+"""Attribute of our transforms with the strength of regularization, 0 to 1, of a conditioned result."""
 
 
 def folder_of(transform: Any) -> Path:
@@ -28,6 +30,12 @@ def folder_of(transform: Any) -> Path:
         hint = "Register again: results are kept until Slicer exits."
         raise UserError("result", f"The files of '{transform.GetName()}' are gone.", hint)
     return Path(folder)
+
+
+def alpha_of(transform: Any) -> float | None:
+    """Where on its scale of regularization a conditioned result's transform stands; None for any other."""
+    text = transform.GetAttribute(ALPHA)
+    return float(text) if text else None
 
 
 def read_grid(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -351,7 +351,7 @@ COMMANDS = {
 `result` event names that file as `resampled`. `alpha` names the result folder of a conditioned method, an alpha and the
 file that gets the displacement field there; with `spacing`, in mm, on a grid of about that. A newer one takes the place
 of one that still waits, which is then `cancelled`. `evaluate` names a job folder with what judges the result folder
-`result`; with `report`, the report goes to that file.
+`result`, at `alpha` if given; with `report`, the report goes to that file.
 """
 
 EVENTS = {

@@ -54,14 +54,16 @@ def register(
 def evaluate(
     folder: Path, data: dict[str, Any], emit: Callable[[str, dict[str, Any]], None], cancelled: Callable[[], bool]
 ) -> dict[str, Any]:
-    """Judge the result folder `result` by the files of the job in `folder`; with `report`, write it to that file.
+    """Judge the result folder `result`, at `alpha` where it is conditioned, by the files of the job in `folder`.
+
+    With `report` the report is written to that file.
 
     Gives `metrics`, as `inrreg.evaluation` has them, and the files `jacobian`, a map of the determinant, and
     `uncertainty`, "" where the method gives none.
     """
     job, start = Job.load(folder), time.monotonic()
     from inrreg.deformation import load_transform
-    from inrreg.evaluation import determinant_map, of_transform
+    from inrreg.evaluation import determinant_map, of_transform, recorded
     from inrreg.images import write_image
     from inrreg.optimization import Cancelled
 
@@ -78,9 +80,10 @@ def evaluate(
     with working_in(folder):
         files = {name: os.path.relpath(path) for name, path in job.files().items()}
         result = Path(os.path.relpath(data["result"]))
-        made = Job.from_dict(read_json(result / "job.json"))
+        made = Job.from_dict(read_json(result / "job.json")) if (result / "job.json").is_file() else job
         made = dataclasses.replace(made, label_names=job.label_names, tolerances=job.tolerances)
-        transform = load_transform(result)
+        alpha, chosen = data.get("alpha"), recorded(result).get("alpha", {}).get("chosen")
+        transform = load_transform(result, None if alpha == chosen else alpha)
         metrics = of_transform(transform, made, files, result=result)
         tell("volume change", 0, 1)
         path = Path("jacobian.nrrd")

@@ -142,8 +142,8 @@ def install():
     modules = {
         "registration": {"register": register},
         "optimization": {"Cancelled": Cancelled},
-        "evaluation": {"of_transform": of_transform, "determinant_map": determinant_map},
-        "deformation": {"load_transform": lambda path: None},
+        "evaluation": {"of_transform": of_transform, "determinant_map": determinant_map, "recorded": lambda result: {}},
+        "deformation": {"load_transform": lambda path, alpha=None: None},
         "images": {"write_image": lambda image, path: __import__("SimpleITK").WriteImage(image, str(path))},
         "report": {"write_report": write_report},
     }
