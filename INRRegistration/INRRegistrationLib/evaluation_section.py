@@ -16,7 +16,7 @@ from inrreg.protocol import UserError
 from inrreg.verdict import MET, NOT_MET, NOTICE, Check, Tolerances, judge
 
 from . import evaluation, evaluation_nodes, evaluation_views, export, hierarchy, landmark_lists
-from .cells import Cells
+from .cells import AT_ONCE, Cells
 from .evaluation import Evaluation, Judged
 from .section import Section
 from .selectors import Selectors
@@ -132,7 +132,11 @@ class EvaluationSection(Section, VTKObservationMixin):
         self._observe()
         self._show_figures()
         self._show_checks()
-        self._show_marks()
+        fixed = self.panel.parameters.fixed_landmarks
+        if fixed is not None and fixed.GetNumberOfControlPoints() > AT_ONCE:
+            self._timer.start()  # in a turn of their own
+        else:
+            self._show_marks()
         self.set_busy(self._busy)
 
     def set_busy(self, busy: bool) -> None:
