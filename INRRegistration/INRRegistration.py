@@ -91,6 +91,9 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
         moving_mask: Any = None,
         fixed_labels: Any = None,
         moving_labels: Any = None,
+        fixed_landmarks: Any = None,
+        moving_landmarks: Any = None,
+        guides: list[str] | None = None,
         initial_transform: Any = None,
         prealign: str = "none",
         device: str = "auto",
@@ -106,7 +109,8 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
         """Register the moving volume to the fixed one; the moving volume ends under the resulting transform.
 
         Volumes are vtkMRMLScalarVolumeNode; masks and labels vtkMRMLSegmentationNode or
-        vtkMRMLLabelMapVolumeNode; transforms vtkMRMLTransformNode. `overrides` replaces settings of the preset
+        vtkMRMLLabelMapVolumeNode; landmarks vtkMRMLMarkupsFiducialNode, `guides` the ids of those fixed control points
+        whose pairs pull the registration; transforms vtkMRMLTransformNode. `overrides` replaces settings of the preset
         by name. Outputs that are None are made new; the moving volume is resampled onto the fixed grid where
         `resample` says so, by default where an output volume is given. `time_budget` is in seconds, 0 for none.
         `host` computes elsewhere, over the system's ssh: user@server, or user@server:/path/to/python.
@@ -129,6 +133,9 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
             moving_mask=moving_mask,
             fixed_labels=fixed_labels,
             moving_labels=moving_labels,
+            fixed_landmarks=fixed_landmarks,
+            moving_landmarks=moving_landmarks,
+            guides=guides,
             initial_transform=initial_transform,
             prealign=prealign,
             device=device,
@@ -145,6 +152,49 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
             return run
         shared().wait(run)
         return run.transform
+
+    def evaluate(
+        self,
+        transform: Any,
+        *,
+        fixed_landmarks: Any = None,
+        moving_landmarks: Any = None,
+        fixed_labels: Any = None,
+        moving_labels: Any = None,
+        fixed_mask: Any = None,
+        tolerances: dict[str, float] | None = None,
+        report: str = "",
+        wait: bool = True,
+    ) -> Any:
+        """Judge a result of `register`; tables, charts and maps of it go into the scene.
+
+        What is on the moving volume counts where the scene shows it: under `transform` as the moving volume is, or as
+        placed on the registered image. `tolerances` are changes of those of `inrreg.verdict.Tolerances`, by name;
+        `report` names an HTML file to write.
+
+        Returns the figures as in `metrics.json` once it is done; with `wait=False`, at once, an operation as `register`
+        does, with `metrics`. Raises `inrreg.protocol.UserError` likewise.
+        """
+        from INRRegistrationLib import hierarchy
+        from INRRegistrationLib.evaluation import Judged
+        from INRRegistrationLib.logic import shared
+
+        judged = Judged(
+            fixed=transform.GetNodeReference(hierarchy.FIXED),
+            moving=transform.GetNodeReference(hierarchy.MOVING),
+            transform=transform,
+            fixed_mask=fixed_mask,
+            fixed_labels=fixed_labels,
+            moving_labels=moving_labels,
+            fixed_landmarks=fixed_landmarks,
+            moving_landmarks=moving_landmarks,
+            tolerances=tolerances or {},
+        )
+        operation = shared().evaluate(lambda: judged, report)
+        if not wait:
+            return operation
+        shared().wait(operation)
+        return operation.metrics
 
     def export(
         self,

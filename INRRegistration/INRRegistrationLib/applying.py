@@ -236,7 +236,7 @@ def _fill(node: Any, like: Any, content: Any, labels: dict[str, int]) -> None:
         array, matrix = content
         with slicer.util.NodeModify(node):
             node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
-            node.SetAndObserveImageData(results.image_of(array, np.eye(4))[0])
+            node.SetAndObserveImageData(results.plain_image(array))
     elif node.IsA("vtkMRMLModelNode"):
         mesh = like.GetMesh().NewInstance()
         mesh.ShallowCopy(like.GetMesh())

@@ -10,7 +10,9 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
+from collections.abc import Mapping
 from subprocess import CalledProcessError
+from types import MappingProxyType
 
 import slicer
 
@@ -19,18 +21,20 @@ from inrreg.protocol import UserError
 TORCH = "2.1"
 PACKAGES = {"numpy": "1.24", "SimpleITK": "2.3", "safetensors": "0.4"}
 """Packages besides torch, with the lowest version that will do, as in pyproject.toml."""
+REPORT = {"matplotlib": "3.7", "jinja2": "3"}
+"""What a report needs besides."""
 NETWORK = "Check the network connection and the log, then register again."
 
 
-def ensure() -> None:
-    """Return once everything is installed, asking the user where something has to be. Raises `UserError`."""
+def ensure(more: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Return once everything, and `more`, is installed, asking where something has to be. Raises `UserError`."""
     ensure_torch()
-    ensure_packages()
+    ensure_packages({**PACKAGES, **more})
 
 
-def missing() -> list[str]:
-    """What the worker needs and this computer lacks, or has in an older version only."""
-    needed = {"torch": TORCH, **PACKAGES}
+def missing(packages: Mapping[str, str] = MappingProxyType(PACKAGES)) -> list[str]:
+    """What of torch and the packages this computer lacks, or has in an older version only."""
+    needed = {"torch": TORCH, **packages}
     return [package for package, version in needed.items() if not satisfied(package, version)]
 
 
@@ -70,13 +74,13 @@ def ensure_torch() -> None:
         raise UserError("torch", "PyTorch is not usable yet.", hint)
 
 
-def ensure_packages() -> None:
-    """Install the other packages unless they are there. Raises `UserError` (code `package`)."""
-    wanted = [package for package in missing() if package in PACKAGES]
+def ensure_packages(packages: Mapping[str, str]) -> None:
+    """Install packages, with these lowest versions, unless they are there. Raises `UserError` (code `package`)."""
+    wanted = [package for package in missing(packages) if package in packages]
     if not wanted:
         return
     names = ", ".join(wanted)
-    requirements = [f"{package}>={PACKAGES[package]}" for package in wanted]
+    requirements = [f"{package}>={packages[package]}" for package in wanted]
     declined = UserError(
         "package", f"{names} was not installed; registration needs it.", "Register again to be asked again."
     )
@@ -94,7 +98,7 @@ def ensure_packages() -> None:
             slicer.util.pip_install(requirements)
     except (CalledProcessError, OSError) as error:
         raise UserError("package", f"{names} could not be installed ({error}).", NETWORK) from None
-    still = [package for package in missing() if package in wanted]
+    still = [package for package in missing(packages) if package in wanted]
     if still:
         raise UserError("package", f"{', '.join(still)} is not usable yet.", "Restart Slicer, then register again.")
 

@@ -196,15 +196,28 @@ def common_segments(fixed: Any, moving: Any) -> dict[str, int] | None:
     if not all(kinds):
         hint = "Convert the label map to a segmentation, with the same names."
         raise UserError("labels", "Structure labels must be two segmentations or two label maps.", hint)
-    names = []
-    for node in (fixed, moving):
-        segmentation = node.GetSegmentation()
-        names.append([segmentation.GetSegment(entry).GetName() for entry in segmentation.GetSegmentIDs()])
+    names = [_segment_names(node) for node in (fixed, moving)]
     shared = [name for name in names[0] if name in names[1]]
     if not shared:
         hint = "Give the same structure the same name in both."
         raise UserError("labels", "The two segmentations have no segment name in common.", hint)
     return {name: number for number, name in enumerate(shared, start=1)}
+
+
+def single_segments(fixed: Any, moving: Any) -> dict[str, list[str]]:
+    """By side, the names of segments that the other segmentation lacks; none for label maps."""
+    if not all(node.IsA("vtkMRMLSegmentationNode") for node in (fixed, moving)):
+        return {}
+    one, other = _segment_names(fixed), _segment_names(moving)
+    return {
+        "fixed": [name for name in one if name not in other],
+        "moving": [name for name in other if name not in one],
+    }
+
+
+def _segment_names(node: Any) -> list[str]:
+    segmentation = node.GetSegmentation()
+    return [segmentation.GetSegment(entry).GetName() for entry in segmentation.GetSegmentIDs()]
 
 
 @dataclass

@@ -78,6 +78,12 @@ def unmoved(node: Any, frame: Any, moving: Any) -> Path:
     return _reduced([*_up(chain(node)), *_down(chain(moving)), *_up(below(kept(moving), frame))])
 
 
+def is_left_behind(node: Any, moving: Any) -> bool:
+    """Whether an earlier result moves the moving volume, but not the node, which so counts as drawn on that result."""
+    own = {transform.GetID() for transform in chain(node)}
+    return any(is_earlier_output(above, moving) and above.GetID() not in own for above in chain(moving))
+
+
 def action(node: Any, frame: Any) -> Path:
     """What a transform, and what is above it, does to a volume below it, in the frame's coordinates.
 

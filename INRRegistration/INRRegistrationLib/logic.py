@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import slicer
@@ -14,6 +15,7 @@ import slicer
 from inrreg.protocol import UserError
 
 from . import dependencies
+from .evaluation import Evaluation, Judged
 from .folders import JobsFolder, remove_abandoned
 from .operation import DONE, FAILED, Operation
 from .places import Host
@@ -74,8 +76,27 @@ class Registrations:
         first.check()
         return self.begin(make, first.host)
 
-    def begin(self, make: Callable[[WorkerProcess, Path], Operation], host: str = "") -> Any:
-        """Begin the operation that `make(process, folder)` gives, once the packages it needs are there.
+    def evaluate(self, judged: Callable[[], Judged], report: str = "") -> Evaluation:
+        """Begin to judge the result that `judged` gives, asked again after an installation; `report` names a file.
+
+        Raises `UserError` where it cannot: busy, wrong input, missing packages.
+        """
+
+        def make(process: WorkerProcess, folder: Path) -> Evaluation:
+            checked = judged()
+            checked.check()
+            return Evaluation(checked, process, folder, report)
+
+        judged().check()
+        return self.begin(make, packages=dependencies.REPORT if report else {})
+
+    def begin(
+        self,
+        make: Callable[[WorkerProcess, Path], Operation],
+        host: str = "",
+        packages: Mapping[str, str] = MappingProxyType({}),
+    ) -> Any:
+        """Begin the operation that `make(process, folder)` gives, once what it needs, and `packages`, are there.
 
         On a `host` they are not this computer's to see to.
 
@@ -87,7 +108,7 @@ class Registrations:
         self._starting = True
         try:
             if not host:
-                dependencies.ensure()
+                dependencies.ensure(packages)
             self.operation = operation = self._make(make, self.worker(host))
         finally:
             self._starting = False

@@ -17,6 +17,7 @@ from inrreg import protocol
 from inrreg.protocol import UserError
 
 from . import masks
+from .evaluation_section import EvaluationSection
 from .logic import Registrations
 from .mask_menu import MaskMenu
 from .masks import MakeMask
@@ -49,7 +50,7 @@ SELECTORS = {
 """Node selectors of the .ui file by parameter."""
 HOST = "INRRegistration/Host"
 """Of the user's settings: where to compute."""
-SECTIONS: tuple[type[Section], ...] = (TransformsSection,)
+SECTIONS: tuple[type[Section], ...] = (EvaluationSection, TransformsSection)
 """What stands below the registration, from top to bottom."""
 
 
@@ -269,8 +270,8 @@ class Panel(VTKObservationMixin):
         if not self._host or qt.QSettings().value(key):
             return True
         text = _(
-            "The volumes, masks, structures and transforms of this registration will be sent to {host} over ssh, and "
-            "removed there when the connection ends. File and patient names are not sent. Send them?"
+            "The volumes, masks, structures, landmarks and transforms of this registration will be sent to {host} over "
+            "ssh, and removed there when the connection ends. File and patient names are not sent. Send them?"
         )
         if not slicer.util.confirmOkCancelDisplay(text.format(host=self._host)):
             return False
@@ -337,6 +338,9 @@ class Panel(VTKObservationMixin):
         self.show_idle()
         if run.state == DONE:
             self._done(run)
+            # The result may be another in the same nodes.
+            for section in self.sections:
+                section.show()
             if run.warnings:
                 self._show_box(WARNING_STYLE, _("Look at this result with care"), " ".join(run.warnings))
         elif run.state == CANCELLED:

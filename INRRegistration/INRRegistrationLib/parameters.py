@@ -52,6 +52,13 @@ class Parameters:
     fixed_mask, moving_mask = Node(), Node()
     fixed_mask_segments, moving_mask_segments = Value(None, list), Value(None, list)
     fixed_labels, moving_labels = Node(), Node()
+    fixed_landmarks, moving_landmarks = Node(), Node()
+    guides = Value([])
+    """Ids of the fixed control points whose pairs pull the next registration."""
+    fixed_structures, moving_structures = Node(), Node()
+    """What judges a result; where there is none, the labels do."""
+    tolerances = Value({})
+    """Tolerances that differ from the verdict's own, by name."""
     initial_transform = Node()
     output_transform, output_volume = Node(), Node()
     resample = Value(True)

@@ -11,23 +11,21 @@ from inrreg import protocol
 from inrreg.protocol import Job, UserError
 
 from . import export, hierarchy
+from .pair import Pair
 from .parameters import Parameters
 
 
 @dataclass
-class Request:
-    """One registration: MRML nodes and plain settings, named as in `inrreg.protocol.Job`."""
+class Request(Pair):
+    """One registration: MRML nodes and plain settings, named as in `inrreg.protocol.Job`.
 
-    fixed: Any
-    moving: Any
+    The structures take no part: they are there to judge the result, and the moving ones go with the moving volume.
+    """
+
+    fixed_structures: Any = None
+    moving_structures: Any = None
     preset: str = protocol.DEFAULT_PRESET
     overrides: dict[str, Any] = field(default_factory=dict)
-    fixed_mask: Any = None
-    moving_mask: Any = None
-    fixed_mask_segments: list[str] | None = None
-    moving_mask_segments: list[str] | None = None
-    fixed_labels: Any = None
-    moving_labels: Any = None
     initial_transform: Any = None
     prealign: str = "none"
     device: str = "auto"
@@ -49,27 +47,9 @@ class Request:
 
     def check(self) -> None:
         """Raise `UserError` with what is missing or contradictory; the first thing first."""
-        fixed, moving = self.fixed, self.moving
-        if fixed is None:
-            raise UserError("input", "Choose a fixed volume.")
-        if moving is None:
-            raise UserError("input", "Choose a moving volume.")
-        if fixed is moving:
-            raise UserError("input", "Fixed and moving volume are the same.", "Choose two volumes.")
-        for node in (fixed, moving):
-            if node.GetScene() is None:
-                raise UserError("scene", f"'{node.GetName()}' was deleted.", "Choose another volume.")
-            if node.GetImageData() is None:
-                raise UserError("image", f"'{node.GetName()}' holds no image.", "Choose another volume.")
-        for side in ("fixed", "moving"):
-            mask, segments = getattr(self, f"{side}_mask"), getattr(self, f"{side}_mask_segments")
-            if mask is not None and mask.IsA("vtkMRMLSegmentationNode") and segments == []:
-                hint = "Choose at least one, or no mask."
-                raise UserError("segmentation", f"No segment of the {side} mask '{mask.GetName()}' is chosen.", hint)
-        if (self.fixed_labels is None) != (self.moving_labels is None):
-            raise UserError("labels", "Structure labels are needed for both volumes.", "Choose both or neither.")
+        super().check()
         self._check_transforms()
-        if self.resample and self.output_volume is not None and self.output_volume in (fixed, moving):
+        if self.resample and self.output_volume is not None and self.output_volume in (self.fixed, self.moving):
             raise UserError("output", "The output volume would overwrite an input.", "Choose another output volume.")
         if self.prealign not in protocol.PREALIGNMENTS:
             raise UserError("job", f"There is no prealignment '{self.prealign}'.")
@@ -101,39 +81,22 @@ class Request:
         That is safe off the GUI thread: nothing of the scene is touched any more.
         Raises `UserError` where a node cannot be exported.
         """
-        fixed, moving = self.fixed, self.moving
-        frame = hierarchy.frame(fixed, moving)
-
-        def to_frame(node: Any, side: str) -> Any:
-            fixed_side = side == "fixed"
-            path = hierarchy.shown(node, frame) if fixed_side else hierarchy.unmoved(node, frame, moving)
-            return hierarchy.composed(path)
-
-        snapshots = {}
-        for side, node in (("fixed", fixed), ("moving", moving)):
-            snapshots[side] = export.volume(node, to_frame(node, side))
-            if mask := getattr(self, f"{side}_mask"):
-                chosen = getattr(self, f"{side}_mask_segments")
-                snapshots[f"{side}_mask"] = export.labels(mask, to_frame(mask, side), chosen=chosen)
-        if self.fixed_labels is not None:
-            values = export.common_segments(self.fixed_labels, self.moving_labels)
-            for side in ("fixed", "moving"):
-                node = getattr(self, f"{side}_labels")
-                snapshots[f"{side}_labels"] = export.labels(node, to_frame(node, side), values=values)
-        files = {name: f"{name}.nrrd" for name in snapshots}
+        files = self.files()
+        names = files.names
         initial, notes = None, []
         if self.initial_transform is not None:
+            frame = hierarchy.frame(self.fixed, self.moving)
             toward_moving = hierarchy.composed(hierarchy.inverse(hierarchy.action(self.initial_transform, frame)))
-            initial = export.initial_transform(toward_moving, snapshots["fixed"])
-            files["initial_transform"] = initial.file
+            initial = export.initial_transform(toward_moving, files.images["fixed"])
+            names["initial_transform"] = initial.file
             if initial.matrix is None:
                 notes.append(f"The initial transform is sampled every {initial.spacing:.1f} mm.")
         plain = ("prealign", "preset", "overrides", "device", "threads", "seed", "time_budget")
-        job = Job(**files, **{name: getattr(self, name) for name in plain}, id=job_id)
+        settings = {name: getattr(self, name) for name in plain}
+        job = Job(**names, **settings, label_names=files.label_names, id=job_id)
 
         def write() -> list[str]:
-            for name, snapshot in snapshots.items():
-                snapshot.write(folder / files[name])
+            files.write(folder)
             if initial is not None:
                 initial.write(folder)
             job.save(folder)

@@ -76,13 +76,13 @@ def show_transform(
     node: Any,
     fixed: Any,
     moving: Any,
-    attributes: dict[str, str],
+    attributes: dict[str, str | None],
     undo: ExitStack,
     name: str = "",
 ) -> Any:
     """Put a transform, from parent, into `node` or a new one; the volumes may be None, with a `name` for it.
 
-    Everything that listens is told once, at the end. `undo` takes it back.
+    Everything that listens is told once, at the end. An attribute that is None is removed. `undo` takes it back.
     """
     if node is None:
         name = name or f"{moving.GetName()} to {fixed.GetName()}"
@@ -114,7 +114,7 @@ def show_volume(
     above_fixed = transforms.matrix(hierarchy.composed(hierarchy.shown(fixed, frame)))
     if above_fixed is None or not np.allclose(above_fixed @ slicer.util.arrayFromVTKMatrix(geometry), matrix):
         geometry, parent = slicer.util.vtkMatrixFromArray(matrix), frame
-    image, _ = image_of(array, np.eye(4))
+    image = plain_image(array)
     if node is None:
         name = slicer.mrmlScene.GenerateUniqueName(f"{moving.GetName()} registered")
         node = add("vtkMRMLScalarVolumeNode", name, undo)
@@ -131,6 +131,11 @@ def show_volume(
         node.SetAndObserveImageData(image)
         node.SetAndObserveTransformNodeID(parent.GetID() if parent else None)
     return node
+
+
+def plain_image(array: np.ndarray) -> vtk.vtkImageData:
+    """Voxels, shape (k, j, i), as a volume node wants them: its geometry is the node's own. They are not copied."""
+    return image_of(array, np.eye(4))[0]
 
 
 def add(kind: str, name: str, undo: ExitStack) -> Any:

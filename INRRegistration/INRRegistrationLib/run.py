@@ -25,10 +25,16 @@ NODES = (
     "moving_mask",
     "fixed_labels",
     "moving_labels",
+    "fixed_landmarks",
+    "moving_landmarks",
+    "fixed_structures",
+    "moving_structures",
     "output_transform",
     "output_volume",
 )
 """Entries of a request that the end of a run needs."""
+DRAWN = ("mask", "labels", "landmarks", "structures")
+"""What is drawn on a volume, and goes with it."""
 
 
 class Run(Operation):
@@ -41,7 +47,7 @@ class Run(Operation):
         self.transform = self.volume = None
         self._resample = request.resample
         self._ids = {name: node.GetID() for name in NODES if (node := getattr(request, name)) is not None}
-        self._attributes = {"Preset": request.preset, "Version": str(protocol.VERSION)}
+        self._attributes = {"Preset": request.preset, "Version": str(protocol.VERSION), "Evaluation": None}
         self._placement = hierarchy.placement(request.fixed, request.moving)
         write = request.gather(folder, folder.name)
         super().__init__(process, folder, lambda: ({"resample": self._resample}, write()))
@@ -64,8 +70,7 @@ class Run(Operation):
             hint = "Leave their transforms alone meanwhile, and register again."
             raise UserError("scene", "A volume was moved while it was registered.", hint)
         moving_side, fixed_side = (
-            [node for name in ("mask", "labels") if (node := nodes.get(f"{side}_{name}"))]
-            for side in ("moving", "fixed")
+            [node for name in DRAWN if (node := nodes.get(f"{side}_{name}"))] for side in ("moving", "fixed")
         )
         replaced = output.GetAttribute(RESULT) if output is not None else None
         with contextlib.ExitStack() as undo:

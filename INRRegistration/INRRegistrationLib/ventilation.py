@@ -52,7 +52,7 @@ class VolumeChange(Operation):
                 node = results.add("vtkMRMLScalarVolumeNode", name, undo)
                 node.CreateDefaultDisplayNodes()
                 undo.callback(slicer.mrmlScene.RemoveNode, node.GetDisplayNode())
-            display, image = node.GetDisplayNode(), results.image_of(change, np.eye(4))[0]
+            display, image = node.GetDisplayNode(), results.plain_image(change)
             display.SetAndObserveColorNodeID(diverging_colours().GetID())
             display.SetAutoWindowLevel(False)
             display.SetWindowLevelMinMax(-reach, reach)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ _MOST = 100_000
 
 _FEW = 10_000
 """Points at which the inverse, which costs some thirty maps each, and the uncertainty are taken; thinned likewise."""
+
+_MAPPED = 150_000
+"""Voxels of a map of the determinant, at most."""
 
 _WORST = 10
 """Landmarks that are listed as the worst."""
@@ -109,7 +112,7 @@ def of_transform(
     metrics: dict[str, Any] = {}
     if "fixed_landmarks" in files:
         paths = files["fixed_landmarks"], files["moving_landmarks"]
-        part = judging_part(result, job, paths[0]) if result else slice(None)
+        part = judging_part(result, sha256(paths[0]) == _input(result, "fixed_landmarks")) if result else slice(None)
         images = image.get("fixed"), image.get("moving")
         metrics["landmarks"] = landmarks(transform, *paths, *images, _guides(made), part)
     fixed_labels = None
@@ -147,10 +150,22 @@ def recorded(result: Path | None) -> dict[str, Any]:
     path = (result or Path()) / "metrics.json"
     if result is None or not path.is_file():
         return {}
+    metrics = _written(path)
+    return {name: metrics[name] for name in _OF_THE_RUN if name in metrics}
+
+
+def _written(path: Path) -> dict[str, Any]:
     metrics = protocol.read_json(path)
     if not isinstance(metrics, dict):
         raise UserError("file", f"The file {path} holds no figures of a registration.")
-    return {name: metrics[name] for name in _OF_THE_RUN if name in metrics}
+    return metrics
+
+
+def _input(result: Path, name: str) -> str | None:
+    """The hash of an input of the run that left a result folder, if known: files may have moved since."""
+    path = result / "metrics.json"
+    inputs = _written(path).get("inputs") if path.is_file() else None
+    return inputs.get(name) if isinstance(inputs, dict) else None
 
 
 _OF_THE_RUN = (
@@ -277,6 +292,27 @@ def jacobian(transform: PointMap, grid: Grid, mask: np.ndarray | None) -> dict[s
     return {
         name: jacobian_summary(_determinant(transform, _thinned(grid, voxels, _MOST))) for name, voxels in parts.items()
     }
+
+
+def determinant_map(deformation: Deformation, done: Callable[[int, int], None]) -> sitk.Image:
+    """The determinant that `jacobian` summarizes, float32, over the fixed image: as fine as `_MAPPED` voxels allow.
+
+    `done(count, of)` is told of each slice.
+    """
+    grid = next(grid for n in range(-4, 40) if math.prod((grid := _spaced(deformation, 2 ** (n / 2))).size) <= _MAPPED)
+    result = np.empty(grid.size[::-1], np.float32)
+    for n in range(grid.size[2]):
+        slab = Grid((*grid.size[:2], 1), grid.to_world(np.array([0, 0, n])), grid.matrix)
+        result[n] = _determinant(deformation, slab.points().reshape(-1, 3)).reshape(result.shape[1:])
+        done(n + 1, grid.size[2])
+    return grid.image(result)
+
+
+def _spaced(deformation: Deformation, target: float) -> Grid:
+    """A grid over the fixed image, no finer than that, with a spacing of at most about `target` mm."""
+    own, spacing = deformation.grid, deformation.fitting(target)
+    size = np.round(own.extent / spacing).astype(int) + 1
+    return Grid(tuple(int(n) for n in size), own.origin, own.direction * spacing)
 
 
 def inverse_consistency(transform: PointMap, grid: Grid, mask: np.ndarray) -> dict[str, float | int]:

@@ -12,12 +12,13 @@ import dataclasses
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from inrreg import transform_tasks
-from inrreg.protocol import Job, UserError
+from inrreg.protocol import Job, UserError, read_json
 
 RESULT_FILES = ("displacement.nrrd", "model.safetensors", "model.json", "metrics.json", "job.json")
 """What a result folder holds at least, before it is announced."""
@@ -53,8 +54,58 @@ def register(
     return done
 
 
+def evaluate(
+    folder: Path, data: dict[str, Any], emit: Callable[[str, dict[str, Any]], None], cancelled: Callable[[], bool]
+) -> dict[str, Any]:
+    """Judge the result folder `result`, at `alpha` where it is conditioned, by the files of the job in `folder`.
+
+    With `report` the report is written to that file.
+
+    Gives `metrics`, as `inrreg.evaluation` has them, and the files `jacobian`, a map of the determinant, and
+    `uncertainty`, "" where the method gives none.
+    """
+    job, start = Job.load(folder), time.monotonic()
+    refuse_detached(job)
+    from inrreg.deformation import load_transform
+    from inrreg.evaluation import determinant_map, of_transform, recorded
+    from inrreg.images import write_image
+    from inrreg.optimization import Cancelled
+
+    stages = ("figures", "volume change", *(["report"] if data.get("report") else []))
+
+    def tell(stage: str, done: int, of: int) -> None:
+        if cancelled():
+            raise Cancelled
+        steps = {"stage": stage, "step": 100 * stages.index(stage) + 100 * done // of, "steps": 100 * len(stages)}
+        seconds = {"seconds": time.monotonic() - start, "eta": None}
+        emit("progress", {**steps, **seconds, "loss": None, "terms": {}})
+
+    tell("figures", 0, 1)
+    with working_in(folder):
+        files = {name: os.path.relpath(path) for name, path in job.files().items()}
+        result = Path(os.path.relpath(data["result"]))
+        made = Job.from_dict(read_json(result / "job.json")) if (result / "job.json").is_file() else job
+        made = dataclasses.replace(made, label_names=job.label_names, tolerances=job.tolerances)
+        alpha, chosen = data.get("alpha"), recorded(result).get("alpha", {}).get("chosen")
+        transform = load_transform(result, None if alpha == chosen else alpha)
+        metrics = of_transform(transform, made, files, result=result)
+        tell("volume change", 0, 1)
+        path = Path("jacobian.nrrd")
+        write_image(determinant_map(transform, lambda done, of: tell("volume change", done, of)), path)
+        if data.get("report"):
+            from inrreg.report import write_report
+
+            tell("report", 0, 1)
+            write_report(data["report"], metrics, transform, made, files)
+        maps = {"jacobian": str(folder / path), "uncertainty": ""}
+        if (result / "uncertainty.nrrd").is_file():
+            maps["uncertainty"] = str(Path(data["result"]) / "uncertainty.nrrd")
+    return {"metrics": metrics, **maps}
+
+
 TASKS = {
     "register": register,
+    "evaluate": evaluate,
     "export": transform_tasks.export,
     "load": transform_tasks.load,
     "apply": transform_tasks.apply,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -210,10 +209,9 @@ class _Probe:
         return torch.as_tensor(array, dtype=torch.float32, device=self.problem.device)
 
 
-def judging_part(folder: Path, job: Job | None, fixed_landmarks: str) -> slice:
-    """Which of these landmarks had no part in a result folder's choice of alpha; all, where they are other ones."""
+def judging_part(folder: Path, took_part: bool) -> slice:
+    """Which landmarks had no part in a result folder's choice of alpha; all, where none `took_part` in the job."""
     described = folder / "alpha.json"
-    took_part = job is not None and job.fixed_landmarks == os.path.abspath(fixed_landmarks)
     if took_part and described.is_file() and protocol.read_json(described).get("criterion") == "landmarks":
         return JUDGING
     return slice(None)

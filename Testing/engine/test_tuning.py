@@ -147,13 +147,11 @@ def test_without_labels_half_of_the_landmarks_choose_and_the_other_half_judges(
     ("criterion", "same", "part"), [("landmarks", 1, "half"), ("landmarks", 0, "all"), ("Dice", 1, "all")]
 )
 def test_landmarks_that_chose_alpha_do_not_judge_it_later(
-    criterion: str, same: bool, part: str, shifted: tuple[Problem, Job], tmp_path: Path
+    criterion: str, same: bool, part: str, tmp_path: Path
 ) -> None:
     protocol.write_json(tmp_path / "alpha.json", {"criterion": criterion})
     expected = {"half": tuning.JUDGING, "all": slice(None)}[part]
-    marks = shifted[1].fixed_landmarks if same else str(tmp_path / "others.csv")
-    assert tuning.judging_part(tmp_path, shifted[1], marks) == expected
-    assert tuning.judging_part(tmp_path, None, marks) == slice(None)
+    assert tuning.judging_part(tmp_path, bool(same)) == expected
 
 
 def test_a_search_can_be_cancelled(shifted: tuple[Problem, Job]) -> None:

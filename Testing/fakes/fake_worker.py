@@ -96,15 +96,58 @@ def write(job, output, settings):
     partial.mkdir()
     for name in ("displacement.nrrd", "deformable.nrrd"):
         SimpleITK.WriteImage(field, str(partial / name), False)
-    for name in ("model.json", "metrics.json", "job.json"):
+    for name in ("model.json", "metrics.json"):
         protocol.write_json(partial / name, {})
+    job.save(partial)
     (partial / "model.safetensors").write_bytes(b"")
     partial.rename(output)
 
 
+def of_transform(transform, job, files, *, result=None, tolerances=None):
+    """Figures as `inrreg.evaluation` gives them: the first landmark is the worst, each later one 0.5 mm better."""
+    metrics = {"fixed_spacing": [3.0, 3.0, 3.0], "inverse": {"mean": 0.1, "p99": 0.2, "max": 0.3, "count": 9}}
+    metrics["jacobian"] = {"whole": {"min": 0.4, "max": 1.9, "folding": 0.0, "sd_log": 0.2}}
+    if "fixed_landmarks" in files:
+        from inrreg.landmarks import pair, read_points
+
+        pairs = pair(*(read_points(files[f"{side}_landmarks"]) for side in ("fixed", "moving")))
+        before = [8.0 - n for n in range(len(pairs))]
+        after = [4.0 - n / 2 for n in range(len(pairs))]
+        rows = {"mean": 2.5, "sd": 1.0, "median": 2.5, "p95": 4.0, "max": 4.0, "count": len(pairs)}
+        metrics["landmarks"] = {"matched_by": pairs.matched_by, "missing": pairs.missing, "guided": 0}
+        metrics["landmarks"] |= {"before": rows, "after": rows, "names": pairs.names}
+        metrics["landmarks"] |= {"errors_before": before, "errors": after, "worst": []}
+    if "fixed_labels" in files:
+        row = {"dice": 0.75, "hd95": 3.0, "mda": None}
+        metrics["labels"] = {name: dict.fromkeys(job.label_names, row) for name in ("before", "after")}
+    return metrics
+
+
+def determinant_map(transform, done):
+    import numpy as np
+    import SimpleITK
+
+    done(1, 1)
+    image = SimpleITK.GetImageFromArray(np.linspace(0, 2, 512, dtype=np.float32).reshape(8, 8, 8))
+    image.SetSpacing((12.0, 12.0, 12.0))
+    return image
+
+
+def write_report(path, metrics, transform, job, files):
+    Path(path).write_text("<p>Report</p>")
+
+
 def install():
     """Put the fake where the worker imports the engine from."""
-    for name, content in {"registration": {"register": register}, "optimization": {"Cancelled": Cancelled}}.items():
+    modules = {
+        "registration": {"register": register},
+        "optimization": {"Cancelled": Cancelled},
+        "evaluation": {"of_transform": of_transform, "determinant_map": determinant_map, "recorded": lambda result: {}},
+        "deformation": {"load_transform": lambda path, alpha=None: None},
+        "images": {"write_image": lambda image, path: __import__("SimpleITK").WriteImage(image, str(path))},
+        "report": {"write_report": write_report},
+    }
+    for name, content in modules.items():
         module = types.ModuleType(f"inrreg.{name}")
         module.__dict__.update(content)
         sys.modules[module.__name__] = module

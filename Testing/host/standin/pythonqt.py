@@ -38,6 +38,7 @@ METHODS = {
     "QComboBox": {"addItem", "findData", "itemData"},
     "QMenu": {"addAction", "clear"},
     "QAction": {"setCheckable"},
+    "QTableWidget": {"item", "setItem", "setRowCount"},
     "QLayout": {"removeWidget"},
     "QBoxLayout": {"addWidget"},
     "QFormLayout": {"addRow"},
@@ -45,25 +46,39 @@ METHODS = {
 """Methods by class that are neither slots nor signals."""
 
 CLASSES = {
+    "QBrush",
     "QCheckBox",
+    "QColor",
+    "QDesktopServices",
     "QFileDialog",
     "QFormLayout",
     "QLineEdit",
     "QMenu",
     "QProcess",
     "QSettings",
+    "QTableWidgetItem",
     "QTimer",
+    "QUrl",
     "QVBoxLayout",
     "QWidget",
+    "Qt",
 }
 """What may be taken from the module `qt`."""
 
 STATICS = {
+    "QDesktopServices.openUrl",
     "QFileDialog.getOpenFileName",
     "QFileDialog.getSaveFileName",
     "QProcess.FailedToStart",
     "QProcess.NotRunning",
     "QTimer.singleShot",
+    "QUrl.fromLocalFile",
+    "Qt.Checked",
+    "Qt.ItemIsEditable",
+    "Qt.ItemIsEnabled",
+    "Qt.ItemIsSelectable",
+    "Qt.ItemIsUserCheckable",
+    "Qt.Unchecked",
 }
 """Enumerators and static methods, which PySide also has under other names."""
 
