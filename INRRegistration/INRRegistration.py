@@ -101,6 +101,7 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
         output_volume: Any = None,
         resample: bool | None = None,
         host: str = "",
+        preview: bool = False,
         wait: bool = True,
     ) -> Any:
         """Register the moving volume to the fixed one; the moving volume ends under the resulting transform.
@@ -108,8 +109,9 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
         Volumes are vtkMRMLScalarVolumeNode; masks and labels vtkMRMLSegmentationNode or
         vtkMRMLLabelMapVolumeNode; transforms vtkMRMLTransformNode. `overrides` replaces settings of the preset
         by name. Outputs that are None are made new; the moving volume is resampled onto the fixed grid where
-        `resample` says so, by default where an output volume is given. `time_budget` is in seconds, 0 for none.
-        `host` computes elsewhere, over the system's ssh: user@server, or user@server:/path/to/python.
+        `resample` says so, by default where an output volume is given. With `preview` the moving volume follows what
+        has been found so far. `time_budget` is in seconds, 0 for none. `host` computes elsewhere, over the system's
+        ssh: user@server, or user@server:/path/to/python.
 
         Returns the transform node once it is done; with `wait=False`, at once, a run with `state`, `cancel()`,
         `transform`, `volume`, `error` and the signals `progress` and `finished`, each with `connect(function)`.
@@ -139,6 +141,7 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
             output_volume=output_volume,
             resample=output_volume is not None if resample is None else resample,
             host=host,
+            preview=preview,
         )
         run = shared().start(lambda: request)
         if not wait:

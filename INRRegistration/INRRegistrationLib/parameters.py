@@ -54,7 +54,7 @@ class Parameters:
     fixed_labels, moving_labels = Node(), Node()
     initial_transform = Node()
     output_transform, output_volume = Node(), Node()
-    resample = Value(True)
+    resample, preview = Value(True), Value(True)
     prealign = Value("none")
     preset = Value(DEFAULT_PRESET)
     overrides = Value({})

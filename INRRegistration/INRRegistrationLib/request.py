@@ -39,6 +39,7 @@ class Request:
     resample: bool = True
     host: str = ""
     """Where to compute, for `places.Host`; '' for this computer."""
+    preview: bool = False
 
     @classmethod
     def of(cls, parameters: Parameters) -> Request:

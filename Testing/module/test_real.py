@@ -126,10 +126,56 @@ def test_a_chest_with_masks(real_user, slicer, tmp_path):
     user.wait_for_end(timeout=300)
     assert not user.error, user.error
     user.screenshot("chest-done")
+    views = user.panel.sections[1]
+    for mode in ("checkerboard", "jacobian", "grid", "difference"):
+        getattr(views.ui, f"{mode}Button").click()
+        user.wait(lambda: views.views._task is None)
+        user.screenshot(f"chest-{mode}")
+    views.ui.restoreButton.click()
     transform = user.ui.transformSelector.currentNode().GetTransformFromParent()
     flip = np.array([-1, -1, 1])  # LPS to RAS and back
     mapped = np.array([transform.TransformPoint(point) for point in phantom.fixed_landmarks * flip]) * flip
     assert np.linalg.norm(mapped - phantom.moving_landmarks, axis=1).mean() < 1.5
+
+
+def test_tuning_a_chest(real_user, slicer, tmp_path):
+    """The real network under the slider: the exact field is the worker's, near the interpolated one."""
+    from inrreg.phantom import thorax
+
+    phantom = thorax((64, 54, 64), (4.5, 4.5, 4.5), seed=0, amplitude=25.0)
+    nodes = []
+    for name in ("fixed", "moving"):
+        SimpleITK.WriteImage(getattr(phantom, name), str(tmp_path / f"{name}.nrrd"))
+        nodes.append(application.load_volume(tmp_path / f"{name}.nrrd"))
+        nodes[-1].GetDisplayNode().SetAutoWindowLevel(False)
+        nodes[-1].GetDisplayNode().SetWindowLevel(1500, -250)
+    user = real_user
+    user.window.show_volumes(*nodes)
+    user.choose(*nodes, "cidir-light", steps="20, 15, 8")
+    user.ui.threadsSpinBox.setValue(1)
+    transform = user.register(timeout=300)
+    ui, tuner = user.panel.sections[0].ui, user.panel.sections[0].tuner
+    user.wait(lambda: tuner.fields is not None)
+    ui.chartButton.click()
+    ui.alphaSlider.setValue(660)
+    flip = np.array([-1, -1, 1])
+
+    def mapped():
+        shown = transform.GetTransformFromParent()
+        return np.array([shown.TransformPoint(point) for point in phantom.fixed_landmarks * flip])
+
+    coarse = mapped()
+    user.wait(lambda: tuner.settled, timeout=60)
+    assert tuner.exact, ui.figuresLabel.text
+    assert np.quantile(np.linalg.norm(coarse - mapped(), axis=1), 0.99) < 0.3
+    for alpha in (100, 900):
+        ui.alphaSlider.setValue(alpha)
+        user.wait(lambda: tuner.settled, timeout=60)
+        ui.pinButton.click()
+    ui.flipButton.click()
+    user.wait(lambda: ui.alphaSlider.value == 100)
+    user.screenshot("chest-slider")
+    assert np.linalg.norm(mapped() - coarse, axis=1).max() > 0.5
 
 
 @pytest.mark.parametrize("way", ["initial transform", "prealignment"])

@@ -33,13 +33,13 @@ METHODS = {
     "QSettings": {"setValue", "value"},
     "QTimer": {"setInterval", "setSingleShot"},
     "QWidget": {"layout", "setToolTip"},
-    "QAbstractButton": {"setText"},
+    "QAbstractButton": {"setShortcut", "setText"},
     "QToolButton": {"setMenu"},
     "QComboBox": {"addItem", "findData", "itemData"},
     "QMenu": {"addAction", "clear"},
     "QAction": {"setCheckable"},
     "QLayout": {"removeWidget"},
-    "QBoxLayout": {"addWidget"},
+    "QBoxLayout": {"addWidget", "setStretch"},
     "QFormLayout": {"addRow"},
 }
 """Methods by class that are neither slots nor signals."""
@@ -48,6 +48,7 @@ CLASSES = {
     "QCheckBox",
     "QFileDialog",
     "QFormLayout",
+    "QKeySequence",
     "QLineEdit",
     "QMenu",
     "QProcess",
