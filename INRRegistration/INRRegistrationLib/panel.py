@@ -16,7 +16,7 @@ from slicer.util import VTKObservationMixin
 from inrreg import protocol
 from inrreg.protocol import UserError
 
-from . import embedded, masks
+from . import embedded, masks, results
 from .logic import Registrations
 from .mask_menu import MaskMenu
 from .masks import MakeMask
@@ -91,6 +91,7 @@ class Panel(VTKObservationMixin):
 
     def enter(self) -> None:
         """Take up the scene's parameters: the module is opened, or there is a new scene."""
+        results.make_linear()
         self.parameters = Parameters.of_scene()
         self.removeObservers(self._on_parameters_modified)
         self.addObserver(self.parameters.node, "ModifiedEvent", self._on_parameters_modified)

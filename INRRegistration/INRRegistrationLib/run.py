@@ -41,7 +41,7 @@ class Run(Operation):
         self.metrics: dict[str, Any] = {}
         self.transform = self.volume = None
         self._resample = request.resample
-        self._shown = Preview(self._show_preview) if request.preview else None
+        self._shown = Preview(self._show_preview, self._on_preview_failed) if request.preview else None
         self._ids = {name: node.GetID() for name in NODES if (node := getattr(request, name)) is not None}
         self._attributes = {"Preset": request.preset, "Version": str(protocol.VERSION)}
         self._placement = hierarchy.placement(request.fixed, request.moving)
@@ -69,6 +69,9 @@ class Run(Operation):
         if self._shown is not None and self.state == RUNNING:
             place, folder = self._process.place, self._folder
             self._shown.take(lambda: results.read_grid(Path(place.fetch(folder, data)["path"])))
+
+    def _on_preview_failed(self, error: Exception) -> None:
+        self.log.emit(f"No preview can be shown ({error!r}).")
 
     def _show_preview(self, grid: Any, undo: contextlib.ExitStack) -> Any:
         """Put the moving volume under a coarse field, in the place that its result will have."""

@@ -228,11 +228,11 @@ class Views:
             display.SetWindowLevelMinMax(-1.01 * looks.DOUBLED, looks.DOUBLED)
             display.SetAndObserveColorNodeID(self._colours().GetID())
             node.SetAndObserveDisplayNodeID(display.GetID())
+            self._layers(fixed, node, 0.5)
             legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(node)
             legend.SetTitleText(_("Volume, log2"))
             legend.SetSaveWithScene(False)
             self._undo.callback(results.remove, legend)
-            self._layers(fixed, node, 0.5)
 
         self._compute(compute, show)
 

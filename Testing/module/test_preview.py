@@ -59,6 +59,18 @@ def test_the_result_takes_the_place_of_the_preview(user, slicer, pair):
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLGridTransformNode") == 1
 
 
+def test_where_the_user_puts_the_volume_meanwhile_it_stays(user, slicer, pair):
+    user.choose(*pair, steps=5000)
+    user.click()
+    user.wait(lambda: shift(pair[1]) > 0)
+    pair[1].SetAndObserveTransformNodeID(None)
+    own = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Mine")
+    pair[1].SetAndObserveTransformNodeID(own.GetID())
+    user.click()
+    user.wait_for_end()
+    assert pair[1].GetParentTransformNode() is own
+
+
 def test_what_the_user_removes_meanwhile_does_not_come_back(user, slicer, pair):
     user.choose(*pair, steps=60)
     user.click()

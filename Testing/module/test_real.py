@@ -126,12 +126,6 @@ def test_a_chest_with_masks(real_user, slicer, tmp_path):
     user.wait_for_end(timeout=300)
     assert not user.error, user.error
     user.screenshot("chest-done")
-    views = user.panel.sections[1]
-    for mode in ("checkerboard", "jacobian", "grid", "difference"):
-        getattr(views.ui, f"{mode}Button").click()
-        user.wait(lambda: views.views._task is None)
-        user.screenshot(f"chest-{mode}")
-    views.ui.restoreButton.click()
     transform = user.ui.transformSelector.currentNode().GetTransformFromParent()
     flip = np.array([-1, -1, 1])  # LPS to RAS and back
     mapped = np.array([transform.TransformPoint(point) for point in phantom.fixed_landmarks * flip]) * flip
@@ -149,11 +143,28 @@ def test_tuning_a_chest(real_user, slicer, tmp_path):
         nodes.append(application.load_volume(tmp_path / f"{name}.nrrd"))
         nodes[-1].GetDisplayNode().SetAutoWindowLevel(False)
         nodes[-1].GetDisplayNode().SetWindowLevel(1500, -250)
+    labels = []
+    for name in ("fixed_labels", "moving_labels"):
+        SimpleITK.WriteImage(getattr(phantom, name), str(tmp_path / f"{name}.nrrd"))
+        labels.append(application.load_volume(tmp_path / f"{name}.nrrd", labels=True))
     user = real_user
     user.window.show_volumes(*nodes)
-    user.choose(*nodes, "cidir-light", steps="20, 15, 8")
+    for selector, node in zip((user.ui.fixedLabelsSelector, user.ui.movingLabelsSelector), labels, strict=True):
+        selector.setCurrentNode(node)
+    user.choose(*nodes, "cidir-light", steps="16, 10, 5", image_spacing="12, 9, 7", node_spacing="24, 18, 14")
     user.ui.threadsSpinBox.setValue(1)
-    transform = user.register(timeout=300)
+    user.click()
+    user.wait(lambda: nodes[1].GetParentTransformNode() is not None and user.ui.progressBar.value > 600, timeout=300)
+    user.screenshot("tuned-running")
+    user.wait_for_end(timeout=300)
+    assert not user.error, user.error
+    transform = user.ui.transformSelector.currentNode()
+    views = user.panel.sections[1]
+    for mode in ("checkerboard", "jacobian", "grid", "difference"):
+        getattr(views.ui, f"{mode}Button").click()
+        user.wait(lambda: views.views._task is None)
+        user.screenshot(f"tuned-{mode}")
+    views.ui.restoreButton.click()
     ui, tuner = user.panel.sections[0].ui, user.panel.sections[0].tuner
     user.wait(lambda: tuner.fields is not None)
     ui.chartButton.click()
@@ -174,8 +185,9 @@ def test_tuning_a_chest(real_user, slicer, tmp_path):
         ui.pinButton.click()
     ui.flipButton.click()
     user.wait(lambda: ui.alphaSlider.value == 100)
-    user.screenshot("chest-slider")
+    user.screenshot("tuned-slider")
     assert np.linalg.norm(mapped() - coarse, axis=1).max() > 0.5
+    assert "Dice 0." in ui.figuresLabel.text
 
 
 @pytest.mark.parametrize("way", ["initial transform", "prealignment"])

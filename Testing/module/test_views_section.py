@@ -65,6 +65,18 @@ def test_one_way_after_another_and_back_at_once(user, slicer, views):
     assert snapshot(slicer) == before
 
 
+def test_empty_views_are_empty_afterwards(user, slicer, views):
+    user.window.show_volumes(None)
+    before = snapshot(slicer)
+    node = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    field = node.GetFieldOfView()
+    click(user, views, "blend")
+    assert node.GetFieldOfView() != field
+    views.ui.restoreButton.click()
+    assert node.GetFieldOfView() == pytest.approx(field)
+    assert snapshot(slicer) == before
+
+
 def test_registering_again_and_removing_leave_no_trace(user, slicer, views, pair):
     click(user, views, "jacobian")
     user.register()
