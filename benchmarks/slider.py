@@ -1,6 +1,6 @@
 """The slider over alpha, in the panel over the real MRML: how soon the slices answer, and how right they are.
 
-    python -m benchmarks.slider [--steps 40,40,30] [--threads 2] [--positions 200] [--output DIR]
+    python -m benchmarks.slider [--set KEY=VALUE ...] [--threads 2] [--positions 200] [--output DIR]
 
 Registers a 256 x 256 x 120 pair (the built-in phantom, resampled) with `cidir-light` and live previews, in the stand-in
 for Slicer's shell with the real worker. Then it drags the slider over `--positions` alphas. `ours` is from the slider's
@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from inrreg import protocol
+
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SPACING = (256, 256, 120), (1.35, 1.15, 2.4)
 SCHEDULE = Path("/proc/thread-self/schedstat")
@@ -32,7 +34,7 @@ POINTS = 20_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", default="40,40,30", help="steps of the training: the field need not be a good one")
+    parser.add_argument("--set", nargs="*", default=["steps=40, 40, 30"], help="settings of cidir-light")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--positions", type=int, default=200)
     parser.add_argument("--output", type=Path)
@@ -90,7 +92,7 @@ def write_pair(folder: Path) -> np.ndarray:
 
 def register(user, nodes, arguments) -> dict:
     """Register with previews; the longest stop of the event loop, ms, and what the previews cost."""
-    user.choose(*nodes, "cidir-light", steps=arguments.steps)
+    user.choose(*nodes, "cidir-light", **protocol.assignments(arguments.set))
     user.ui.threadsSpinBox.setValue(arguments.threads)
     # Drawing and reslicing are Slicer's own; what is measured is ours.
     user.window.show_volumes(None)
