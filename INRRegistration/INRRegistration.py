@@ -104,6 +104,7 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
         output_volume: Any = None,
         resample: bool | None = None,
         host: str = "",
+        preview: bool = False,
         wait: bool = True,
     ) -> Any:
         """Register the moving volume to the fixed one; the moving volume ends under the resulting transform.
@@ -112,8 +113,9 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
         vtkMRMLLabelMapVolumeNode; landmarks vtkMRMLMarkupsFiducialNode, `guides` the ids of those fixed control points
         whose pairs pull the registration; transforms vtkMRMLTransformNode. `overrides` replaces settings of the preset
         by name. Outputs that are None are made new; the moving volume is resampled onto the fixed grid where
-        `resample` says so, by default where an output volume is given. `time_budget` is in seconds, 0 for none.
-        `host` computes elsewhere, over the system's ssh: user@server, or user@server:/path/to/python.
+        `resample` says so, by default where an output volume is given. With `preview` the moving volume follows what
+        has been found so far. `time_budget` is in seconds, 0 for none. `host` computes elsewhere, over the system's
+        ssh: user@server, or user@server:/path/to/python.
 
         Returns the transform node once it is done; with `wait=False`, at once, a run with `state`, `cancel()`,
         `transform`, `volume`, `error` and the signals `progress` and `finished`, each with `connect(function)`.
@@ -146,6 +148,7 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
             output_volume=output_volume,
             resample=output_volume is not None if resample is None else resample,
             host=host,
+            preview=preview,
         )
         run = shared().start(lambda: request)
         if not wait:

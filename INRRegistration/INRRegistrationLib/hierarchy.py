@@ -174,8 +174,15 @@ def attach(node: Any, transform: Any, opposite: Any, chosen: Sequence[Any], undo
 
 
 def _put_below(child: Any, parent: Any, undo: ExitStack) -> None:
-    undo.callback(child.SetAndObserveTransformNodeID, child.GetTransformNodeID())
-    child.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
+    before, now = child.GetTransformNodeID(), parent.GetID() if parent is not None else None
+    undo.callback(_put_back, child, before, now)
+    child.SetAndObserveTransformNodeID(now)
+
+
+def _put_back(child: Any, before: str | None, now: str | None) -> None:
+    # Between a preview and its end the user may have put it elsewhere.
+    if child.GetTransformNodeID() == now:
+        child.SetAndObserveTransformNodeID(before)
 
 
 def _up(transforms: list[Any]) -> Path:

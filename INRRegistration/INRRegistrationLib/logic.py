@@ -117,17 +117,21 @@ class Registrations:
         return operation
 
     def _make(self, make: Callable[[WorkerProcess, Path], Operation], process: WorkerProcess) -> Operation:
-        if self._folder is None:
-            temporary = Path(slicer.app.temporaryPath)
-            self._folder = JobsFolder(temporary)
-            threading.Thread(target=remove_abandoned, args=(temporary,), daemon=True).start()
-        self._watch_exit()
-        folder = self._folder.new()
+        folder = self.new_folder()
         try:
             return make(process, folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+    def new_folder(self) -> Path:
+        """An empty folder that goes when Slicer exits."""
+        if self._folder is None:
+            temporary = Path(slicer.app.temporaryPath)
+            self._folder = JobsFolder(temporary)
+            threading.Thread(target=remove_abandoned, args=(temporary,), daemon=True).start()
+        self._watch_exit()
+        return self._folder.new()
 
     def wait(self, operation: Operation) -> None:
         """Process events until an operation is done. Raises `UserError` where it failed or was cancelled."""

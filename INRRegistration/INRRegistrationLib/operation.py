@@ -87,6 +87,9 @@ class Operation:
         is closed before its end it takes back what it did.
         """
 
+    def _preview(self, data: dict[str, Any]) -> None:
+        """There is something to look at on the way."""
+
     def _tidy(self) -> None:
         """Remove what is not needed any more from the job folder; by default, all of it."""
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -111,6 +114,8 @@ class Operation:
             self.progress.emit(data)
         elif message.kind == "heartbeat":
             self.alive.emit(data["seconds"])
+        elif message.kind == "preview":
+            self._preview(data)
         elif message.kind == "warning":
             self.warnings.append(data["message"])
             self.log.emit(f"Warning: {data['message']}")

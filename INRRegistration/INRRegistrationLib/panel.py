@@ -16,7 +16,7 @@ from slicer.util import VTKObservationMixin
 from inrreg import protocol
 from inrreg.protocol import UserError
 
-from . import masks
+from . import embedded, masks, results
 from .evaluation_section import EvaluationSection
 from .logic import Registrations
 from .mask_menu import MaskMenu
@@ -30,8 +30,11 @@ from .segment_menu import SegmentMenu
 from .selectors import Selectors
 from .settings_form import SettingsForm
 from .transforms_section import TransformsSection
+from .tuning_section import TuningSection
+from .views_section import ViewsSection
 from .widgets import choose, chosen, connect, fill, read
 
+REGISTER_KEY = "Ctrl+Return"
 BOX = "QLabel {{ background: {}; color: {}; border: 1px solid {}; padding: 8px; }}"
 ERROR_STYLE = BOX.format("#fdecea", "#7a1c12", "#e0a39b")
 WARNING_STYLE = BOX.format("#fff6dd", "#5c4300", "#e3c877")
@@ -50,7 +53,7 @@ SELECTORS = {
 """Node selectors of the .ui file by parameter."""
 HOST = "INRRegistration/Host"
 """Of the user's settings: where to compute."""
-SECTIONS: tuple[type[Section], ...] = (EvaluationSection, TransformsSection)
+SECTIONS: tuple[type[Section], ...] = (TuningSection, ViewsSection, EvaluationSection, TransformsSection)
 """What stands below the registration, from top to bottom."""
 
 
@@ -89,6 +92,7 @@ class Panel(VTKObservationMixin):
 
     def enter(self) -> None:
         """Take up the scene's parameters: the module is opened, or there is a new scene."""
+        results.make_linear()
         self.parameters = Parameters.of_scene()
         self.removeObservers(self._on_parameters_modified)
         self.addObserver(self.parameters.node, "ModifiedEvent", self._on_parameters_modified)
@@ -115,6 +119,7 @@ class Panel(VTKObservationMixin):
         ui.hostEdit.setText(self._host)
         connect(ui.hostEdit.editingFinished, self._on_host_edited)
         connect(ui.resampleCheckBox.toggled, lambda: self._set("resample", read(ui.resampleCheckBox, "checked")))
+        connect(ui.previewCheckBox.toggled, self._on_preview)
         connect(ui.applyButton.clicked, self.on_apply)
         connect(ui.advancedSection.contentsCollapsed, self._on_advanced_opened)
         self._form.changed.connect(self._on_settings_changed)
@@ -142,6 +147,9 @@ class Panel(VTKObservationMixin):
             self._selectors.forget(node)
             for section in self.sections:
                 section.forget(node)
+            if node.GetNodeReferenceID(embedded.MODEL):
+                # Its model's texts may be nobody's any more, once it is gone.
+                qt.QTimer.singleShot(0, embedded.remove_orphans)
 
     def _on_parameters_modified(self, *_: Any) -> None:
         if not self._updating:
@@ -187,6 +195,7 @@ class Panel(VTKObservationMixin):
             ui.seedSpinBox.setValue(parameters.seed)
             ui.timeSpinBox.setValue(int(parameters.time_budget))
             ui.resampleCheckBox.setChecked(parameters.resample)
+            ui.previewCheckBox.setChecked(parameters.preview)
             ui.volumeSelector.setEnabled(parameters.resample)
             ui.fixedMakeMaskButton.setEnabled(parameters.fixed is not None)
             ui.movingMakeMaskButton.setEnabled(parameters.moving is not None)
@@ -279,6 +288,12 @@ class Panel(VTKObservationMixin):
         return True
 
     # ------------------------------------------------------------------------------------------- run
+
+    def _on_preview(self) -> None:
+        wanted = read(self.ui.previewCheckBox, "checked")
+        self._set("preview", wanted)
+        if not wanted and isinstance(self.run, Run):
+            self.run.end_preview()
 
     def on_apply(self) -> None:
         """The button: register, or cancel."""
@@ -399,6 +414,8 @@ class Panel(VTKObservationMixin):
         for entry in self.sections:
             entry.set_busy(running)
         button.setText(_("Cancelling…") if cancelling else _("Cancel") if running else _("Register"))
+        # Qt takes it away with the text.
+        button.setShortcut(qt.QKeySequence(REGISTER_KEY))
         if running:
             button.setEnabled(not cancelling)
             button.setToolTip("")
@@ -411,7 +428,7 @@ class Panel(VTKObservationMixin):
             self._tell(str(reason))
         else:
             button.setEnabled(True)
-            button.setToolTip(_("Move the moving volume onto the fixed one"))
+            button.setToolTip(_("Move the moving volume onto the fixed one (Ctrl+Return)"))
             self._tell(self._outcome)
 
     def _log(self, text: str) -> None:

@@ -61,7 +61,7 @@ class Parameters:
     """Tolerances that differ from the verdict's own, by name."""
     initial_transform = Node()
     output_transform, output_volume = Node(), Node()
-    resample = Value(True)
+    resample, preview = Value(True), Value(True)
     prealign = Value("none")
     preset = Value(DEFAULT_PRESET)
     overrides = Value({})

@@ -29,23 +29,26 @@ TAIL = 30
 class WorkerProcess:
     """Starts the worker on the first job, hands it commands, passes on its events.
 
-    Signals: `hello` (data), `event` (message of the current request), `output` (line of text), `silent` ()
-    when it should have said something, and `ended` (error) when it ended during a request, or could not start.
-    Events of other requests are dropped. A warm worker that ends before it has said a word about a request is
+    Signals: `hello` (data), `event` (message of the current request), `answered` (message that answers the newest
+    question), `output` (line of text), `silent` () when it should have said something, and `ended` (error) when it
+    ended during a request, or could not start. Events of other requests, and answers that a newer question or a task
+    has made stale, are dropped. A warm worker that ends before it has said a word about a request is
     started again, once: it may have been ended while nobody looked.
     """
 
     def __init__(self, place: Here | Host | None = None) -> None:
         self.place = place or Here()
         self.hello, self.event, self.output = Signal(), Signal(), Signal()
-        self.silent, self.ended = Signal(), Signal()
+        self.silent, self.ended, self.answered = Signal(), Signal(), Signal()
         self.devices: list[dict[str, str]] = []
         self._process: Any = None
         self._ready = False
         self._pending: Message | None = None
         self._unheard: Message | None = None
         """What a warm worker was sent and has not answered yet."""
-        self._request = ""
+        self._request = self._question = ""
+        self._asked: Message | None = None
+        """The newest question, while the worker is not ready for it."""
         self._tail: list[str] = []
         self._kill_timer = _timer(self._on_overdue)
         self._silence_timer = _timer(lambda *_: self.silent.emit())
@@ -83,10 +86,23 @@ class WorkerProcess:
         A worker that is not there yet is started.
         """
         self._kill_timer.stop()
+        self._question, self._asked = "", None
         self._request = uuid.uuid4().hex
         self._pending = Message(command, {"folder": folder, **entries}, self._request, Path(folder).name)
         self._unheard = self._pending if self._ready else None
         self._silence_timer.start(SILENCE)
+        self.start()
+        self._send_pending()
+
+    def ask(self, command: str, folder: Path, **entries: Any) -> None:
+        """Ask a question between tasks; the answer to the newest one follows as `answered`, unless a task begins.
+
+        While there is a task nothing is asked. A worker that is not there yet is started.
+        """
+        if self._request:
+            return
+        self._question = uuid.uuid4().hex
+        self._asked = Message(command, {"folder": str(folder), **entries}, self._question)
         self.start()
         self._send_pending()
 
@@ -128,6 +144,9 @@ class WorkerProcess:
         if self._ready and self._pending is not None:
             message, self._pending = self._pending, None
             self._write(message)
+        if self._ready and self._asked is not None:
+            message, self._asked = self._asked, None
+            self._write(message)
 
     def _write(self, message: Message) -> None:
         # Writing to a process that has ended reports success; its end comes through `finished`.
@@ -155,6 +174,9 @@ class WorkerProcess:
             self.devices, self._ready = message.data["devices"], True
             self.hello.emit(message.data)
             self._send_pending()
+        elif self._question and message.request in ("", self._question):
+            self._question = ""
+            self.answered.emit(message)
         elif message.request in ("", self._request) and self._request:
             self._unheard = None
             if message.kind in ("result", "done", "cancelled", "error"):
@@ -201,8 +223,8 @@ class WorkerProcess:
         """There is no current request any more."""
         self._kill_timer.stop()
         self._silence_timer.stop()
-        self._pending = self._unheard = None
-        self._request = ""
+        self._pending = self._unheard = self._asked = None
+        self._request = self._question = ""
 
     def _end(self, error: UserError) -> None:
         self._process, self._ready = None, False
@@ -210,11 +232,14 @@ class WorkerProcess:
             self._pending, self._unheard = self._unheard, None
             self.start()
             return
-        request = self._request
+        request, question = self._request, self._question
         self._forget()
+        # Not from within `start`: its caller is not ready to hear of it.
         if request:
-            # Not from within `start`: its caller is not ready to hear of it.
             qt.QTimer.singleShot(0, lambda: self.ended.emit(error))
+        elif question:
+            data = {"code": error.code, "message": error.message, "hint": error.hint}
+            qt.QTimer.singleShot(0, lambda: self.answered.emit(Message("error", data, question)))
 
 
 def _timer(slot: Any) -> Any:

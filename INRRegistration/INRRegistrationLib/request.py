@@ -37,6 +37,7 @@ class Request(Pair):
     resample: bool = True
     host: str = ""
     """Where to compute, for `places.Host`; '' for this computer."""
+    preview: bool = False
 
     @classmethod
     def of(cls, parameters: Parameters) -> Request:

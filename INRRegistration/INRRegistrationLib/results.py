@@ -33,17 +33,30 @@ def source_of(transform: Any) -> Path:
 
 
 def folder_of(transform: Any) -> Path:
-    """The result folder that a transform node came from. Raises `UserError` where it has none, or it is gone."""
+    """The result folder that a transform node came from, made anew from the scene where it is gone.
+
+    A restored one holds the model, not the fields that were sampled from it. Raises `UserError` where there is none.
+    """
+    from . import embedded
+    from .logic import shared
+
     folder = transform.GetAttribute(RESULT) if transform is not None else None
     if not folder:
         if transform is not None and transform.GetAttribute(FILE):
             hint = "It can be applied, but has no model to export, evaluate or tune."
             raise UserError("result", f"'{transform.GetName()}' was loaded from a file.", hint)
         raise UserError("result", "There is no result of this module yet.", "Register first.")
-    if not (Path(folder) / "model.json").is_file():
-        hint = "Register again: results are kept until Slicer exits."
-        raise UserError("result", f"The files of '{transform.GetName()}' are gone.", hint)
-    return Path(folder)
+    if (Path(folder) / "model.json").is_file():
+        return Path(folder)
+    text = transform.GetNodeReference(embedded.MODEL)
+    if text is None:
+        raise UserError("result", f"The files of '{transform.GetName()}' are gone.", "Register again.")
+    restored = shared().new_folder() / "result"
+    restored.mkdir()
+    embedded.unpack_model(text.GetText(), restored)
+    for each in embedded.siblings(transform):
+        each.SetAttribute(RESULT, str(restored))
+    return restored
 
 
 def alpha_of(transform: Any) -> float | None:
@@ -64,9 +77,36 @@ def read_grid(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def grid_transform(vectors: np.ndarray, matrix: np.ndarray) -> Any:
     """A grid transform with linear interpolation from what `read_grid` gives; the voxels are not copied."""
     image, direction = image_of(vectors, matrix)
+    return _grid_transform(image, slicer.util.vtkMatrixFromArray(direction))
+
+
+def make_linear() -> None:
+    """Have the scene's transforms of ours interpolate linearly, as when they were made: read from a file, they do not.
+
+    With Slicer's cubic splines a slice takes several times as long.
+    """
+    for node in slicer.util.getNodesByClass("vtkMRMLGridTransformNode"):
+        grid = node.GetTransformFromParent() if node.GetAttribute(hierarchy.OUTPUT) else None
+        if grid is not None and grid.IsA("vtkGridTransform"):
+            grid.SetInterpolationModeToLinear()
+
+
+def sharing(transform: Any) -> Any:
+    """Another grid transform over the same displacements, which are not copied."""
+    return _grid_transform(transform.GetDisplacementGrid(), transform.GetGridDirectionMatrix())
+
+
+def copied(transform: Any) -> Any:
+    """Another grid transform over a copy of the displacements."""
+    image = vtk.vtkImageData()
+    image.DeepCopy(transform.GetDisplacementGrid())
+    return _grid_transform(image, transform.GetGridDirectionMatrix())
+
+
+def _grid_transform(image: Any, direction: Any) -> Any:
     transform = slicer.vtkOrientedGridTransform()
     transform.SetDisplacementGridData(image)
-    transform.SetGridDirectionMatrix(slicer.util.vtkMatrixFromArray(direction))
+    transform.SetGridDirectionMatrix(direction)
     transform.SetInterpolationModeToLinear()
     return transform
 
@@ -99,6 +139,24 @@ def show_transform(
             node.SetNodeReferenceID(role, volume.GetID() if volume else None)
         node.SetAndObserveTransformFromParent(transform)
     return node
+
+
+def grid_of(transform: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The displacements (k, j, i, 3) of a transform node as `read_grid` gives them, not copied, and their matrix."""
+    grid = transform.GetTransformFromParent()
+    image = grid.GetDisplacementGrid()
+    vectors = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(*image.GetDimensions()[::-1], 3)
+    matrix = slicer.util.arrayFromVTKMatrix(grid.GetGridDirectionMatrix()) @ np.diag([*image.GetSpacing(), 1.0])
+    matrix[:3, 3] = image.GetOrigin()
+    return vectors, matrix
+
+
+def fill_volume(node: Any, array: np.ndarray, matrix: np.ndarray) -> None:
+    """Put an image (k, j, i) into a volume node; the voxels are not copied."""
+    image, _ = image_of(array, np.eye(4))
+    with slicer.util.NodeModify(node):
+        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+        node.SetAndObserveImageData(image)
 
 
 def show_volume(
@@ -141,8 +199,14 @@ def plain_image(array: np.ndarray) -> vtk.vtkImageData:
 def add(kind: str, name: str, undo: ExitStack) -> Any:
     """A new node; `undo` removes it."""
     node = slicer.mrmlScene.AddNewNodeByClass(kind, name)
-    undo.callback(slicer.mrmlScene.RemoveNode, node)
+    undo.callback(remove, node)
     return node
+
+
+def remove(node: Any) -> None:
+    """Remove a node from the scene, where it is still there."""
+    if slicer.mrmlScene.IsNodePresent(node):  # the user may have been quicker
+        slicer.mrmlScene.RemoveNode(node)
 
 
 def display_like(moving: Any, node: Any, undo: ExitStack) -> None:
@@ -154,7 +218,7 @@ def display_like(moving: Any, node: Any, undo: ExitStack) -> None:
     known = moving.GetDisplayNode()
     if known is None:
         node.CreateDefaultDisplayNodes()
-        undo.callback(slicer.mrmlScene.RemoveNode, node.GetDisplayNode())
+        undo.callback(remove, node.GetDisplayNode())
         return
     display = add(known.GetClassName(), "", undo)
     display.SetAutoWindowLevel(False)

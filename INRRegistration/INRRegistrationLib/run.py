@@ -12,8 +12,9 @@ import slicer
 from inrreg import protocol
 from inrreg.protocol import UserError
 
-from . import hierarchy, nrrd, results
-from .operation import DONE, Operation, remove_files
+from . import embedded, hierarchy, nrrd, results
+from .operation import DONE, RUNNING, Operation, remove_files
+from .preview import Preview
 from .process import WorkerProcess
 from .request import Request
 from .results import RESULT
@@ -46,22 +47,56 @@ class Run(Operation):
         self.metrics: dict[str, Any] = {}
         self.transform = self.volume = None
         self._resample = request.resample
+        self._shown = Preview(self._show_preview, self._on_preview_failed) if request.preview else None
         self._ids = {name: node.GetID() for name in NODES if (node := getattr(request, name)) is not None}
         self._attributes = {"Preset": request.preset, "Version": str(protocol.VERSION), "Evaluation": None}
         self._placement = hierarchy.placement(request.fixed, request.moving)
         write = request.gather(folder, folder.name)
-        super().__init__(process, folder, lambda: ({"resample": self._resample}, write()))
+        entries = {"resample": request.resample, "preview": request.preview}
+        super().__init__(process, folder, lambda: (entries, write()))
 
-    def _read(self, data: dict[str, Any]) -> tuple[Any, Any]:
-        """The displacement grid and the resampled volume."""
+    def end_preview(self) -> None:
+        """Show no more previews; the scene is as it was."""
+        if self._shown is not None:
+            self._shown.undo()
+            self._shown = None
+
+    def _read(self, data: dict[str, Any]) -> tuple[Any, Any, dict[str, str]]:
+        """The displacement grid, the resampled volume, and what the scene keeps of the model."""
         self.metrics = data["metrics"]
-        grid = results.read_grid(Path(data["folder"]) / "displacement.nrrd")
-        return grid, nrrd.read(Path(data["resampled"])) if self._resample else None
+        folder = Path(data["folder"])
+        grid = results.read_grid(folder / "displacement.nrrd")
+        return grid, nrrd.read(Path(data["resampled"])) if self._resample else None, embedded.pack(folder)
 
-    def _show(self, read: tuple[Any, Any]) -> None:
-        grid, voxels = read
-        scene = slicer.mrmlScene
-        nodes = {name: scene.GetNodeByID(identifier) for name, identifier in self._ids.items()}
+    def _nodes(self) -> dict[str, Any]:
+        return {name: slicer.mrmlScene.GetNodeByID(identifier) for name, identifier in self._ids.items()}
+
+    def _preview(self, data: dict[str, Any]) -> None:
+        if self._shown is not None and self.state == RUNNING:
+            place, folder = self._process.place, self._folder
+            self._shown.take(lambda: results.read_grid(Path(place.fetch(folder, data)["path"])))
+
+    def _on_preview_failed(self, error: Exception) -> None:
+        self.log.emit(f"No preview can be shown ({error!r}).")
+
+    def _show_preview(self, grid: Any, undo: contextlib.ExitStack) -> Any:
+        """Put the moving volume under a coarse field, in the place that its result will have."""
+        nodes = self._nodes()
+        fixed, moving = nodes["fixed"], nodes["moving"]
+        if fixed is None or moving is None:
+            return None
+        made = results.grid_transform(*grid)
+        node = results.show_transform(made, nodes.get("output_transform"), fixed, moving, {}, undo)
+        hierarchy.place(node, fixed, moving, *self._sides(nodes), undo)
+        return node
+
+    def _sides(self, nodes: dict[str, Any]) -> list[list[Any]]:
+        """Masks, labels and landmarks of the moving and of the fixed volume."""
+        return [[node for name in DRAWN if (node := nodes.get(f"{side}_{name}"))] for side in ("moving", "fixed")]
+
+    def _show(self, read: tuple[Any, Any, dict[str, str]]) -> None:
+        grid, voxels, packed = read
+        nodes = self._nodes()
         fixed, moving, output = nodes["fixed"], nodes["moving"], nodes.get("output_transform")
         if fixed is None or moving is None:
             hint = "Choose the volumes and register again."
@@ -69,22 +104,32 @@ class Run(Operation):
         if hierarchy.placement(fixed, moving) != self._placement:
             hint = "Leave their transforms alone meanwhile, and register again."
             raise UserError("scene", "A volume was moved while it was registered.", hint)
-        moving_side, fixed_side = (
-            [node for name in DRAWN if (node := nodes.get(f"{side}_{name}"))] for side in ("moving", "fixed")
-        )
         replaced = output.GetAttribute(RESULT) if output is not None else None
+        shown = self._shown.node if self._shown is not None else None
+        if shown is not None and shown.GetScene() is None:
+            shown = None  # the user has deleted it
         with contextlib.ExitStack() as undo:
             volume = None
             if voxels is not None:
                 shared = hierarchy.frame(fixed, moving)
                 volume = results.show_volume(*voxels, nodes.get("output_volume"), fixed, moving, shared, undo)
-            attributes = self._attributes | {"Result": str(self._folder / "result")}
-            transform = results.show_transform(results.grid_transform(*grid), output, fixed, moving, attributes, undo)
-            hierarchy.place(transform, fixed, moving, moving_side, fixed_side, undo)
+            attributes = self._attributes | {"Result": str(self._folder / "result"), "Alpha": self._alpha()}
+            attributes["Metrics"] = None  # of what was there before
+            made = results.grid_transform(*grid)
+            transform = results.show_transform(made, output or shown, fixed, moving, attributes, undo)
+            embedded.show(packed, transform, undo)
+            hierarchy.place(transform, fixed, moving, *self._sides(nodes), undo)
             undo.pop_all()
+        if self._shown is not None:
+            self._shown.keep()
+        embedded.remove_orphans()
         self.transform, self.volume = transform, volume
         if replaced:
             self._forget_result(Path(replaced))
+
+    def _alpha(self) -> str | None:
+        chosen = self.metrics.get("alpha")
+        return repr(float(chosen["chosen"])) if chosen else None
 
     def _forget_result(self, folder: Path) -> None:
         """Remove the files of a replaced result, unless a copy of its node needs them, or they are the user's own."""
@@ -94,7 +139,9 @@ class Run(Operation):
             shutil.rmtree(folder.parent, ignore_errors=True)
 
     def _tidy(self) -> None:
-        """Keep the result of a registration that is done."""
+        """Keep the result of a registration that is done; of any other, not even a preview."""
+        if self.state != DONE:
+            self.end_preview()
         if self.state == DONE:
             remove_files(self._folder)
         else:

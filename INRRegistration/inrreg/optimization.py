@@ -47,6 +47,8 @@ class Run:
         """The field that is being optimized: its method sets it, whoever shows it evaluates it."""
         self.restarts = 0
         """How often the optimization diverged and was begun anew."""
+        self.look: Callable[[Field, bool], None] = lambda field, stage_ends: None
+        """Is given the field between steps, and where a stage ends: for whoever shows it meanwhile."""
         self._costs: list[float] = []
         self._done = self._total = 0
         self._work = self._worked = self._step_work = 0.0
@@ -75,6 +77,7 @@ class Run:
                 budget = max(1e-3, (self.deadline - time.perf_counter()) / (count - number))
             emit = self._emit_of_member(number, count)
             member = Run(emit, self.cancelled, seed=self.seed + number, time_budget=budget)
+            member.look = self.look
             yield member
             self.field = member.field
             self.restarts += member.restarts
@@ -127,6 +130,8 @@ class Run:
             yield min(part, 1.0)
             self._done += 1
             self._worked += self._step_work
+            if self.field is not None:
+                self.look(self.field, step == steps - 1 or self._settled)
         self._worked = worked + cost
 
     def settle(self, terms: dict[str, Tensor], tolerance: float) -> None:

@@ -380,12 +380,12 @@ COMMANDS = {
 """Commands the worker takes on stdin, and the entries that each needs besides its request id.
 
 `register` names a job folder; with `resample: true` the moving image is also written on the fixed grid, and the
-`result` event names that file as `resampled`. `alpha` names the result folder of a conditioned method, an alpha and the
-file that gets the displacement field there; with `spacing`, in mm, on a grid of about that. A newer one takes the place
-of one that still waits, which is then `cancelled`. `export`, `load`, `apply`, `jacobian` and `mask` name an empty job
-folder to work in, and what `inrreg.transform_tasks` says. `evaluate` names a
-job folder with what judges the result folder `result`, at `alpha` if given; with `report`, the report goes to that
-file.
+`result` event names that file as `resampled`, and with `preview: true` coarse displacement fields come on the way as
+`preview` events, each in the place of the one before. `alpha` names the result folder of a conditioned method, an alpha
+and the file that gets the displacement field there; with `spacing`, in mm, on a grid of about that. A newer one takes
+the place of one that still waits, which is then `cancelled`. `export`, `load`, `apply`, `jacobian` and `mask` name an
+empty job folder to work in, and what `inrreg.transform_tasks` says. `evaluate` names a job folder with what judges the
+result folder `result`, at `alpha` if given; with `report`, the report goes to that file.
 """
 
 EVENTS = {

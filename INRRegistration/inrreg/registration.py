@@ -31,6 +31,7 @@ from inrreg.landmarks import Pairs, pair, read_points
 from inrreg.memory import exhausted, is_exhausted
 from inrreg.optimization import Emit, Run, diverged
 from inrreg.prealignment import prealign
+from inrreg.previewing import Preview
 from inrreg.problem import Problem
 from inrreg.protocol import Job, Settings, UserError
 from inrreg.structures import fit_sides, hold_rigid
@@ -46,12 +47,13 @@ def register(
     *,
     emit: Emit = lambda kind, data: None,
     cancelled: Callable[[], bool] = lambda: False,
+    preview: Path | None = None,
 ) -> dict[str, Any]:
     """Run a job, write its result folder, return its metrics.
 
     The folder appears complete or not at all, and replaces an earlier result only when complete. Events go to
-    `emit`; `cancelled` is asked between steps. Raises `UserError` for what the user can mend,
-    `inrreg.optimization.Cancelled` after a cancel.
+    `emit`; `cancelled` is asked between steps; coarse fields on the way go to the file `preview`. Raises `UserError`
+    for what the user can mend, `inrreg.optimization.Cancelled` after a cancel.
     """
     log: list[str] = []
 
@@ -62,7 +64,7 @@ def register(
 
     with _partial(Path(output), lambda text: logged("log", {"text": text})) as folder:
         run = Run(logged, cancelled, seed=job.seed, time_budget=job.time_budget)
-        deformation, problem, tuning = solve(job, run)
+        deformation, problem, tuning = solve(job, run, preview)
         seconds = run.seconds()
         judging = tuning.judging if tuning else slice(None)
         metrics = evaluation.of_result(deformation, problem, job, judging)
@@ -90,8 +92,8 @@ def register(
     return metrics
 
 
-def solve(job: Job, run: Run) -> tuple[Deformation, Problem, Tuning | None]:
-    """Read the job's files, align, optimize: the deformation and the problem it solves. Writes nothing.
+def solve(job: Job, run: Run, preview: Path | None = None) -> tuple[Deformation, Problem, Tuning | None]:
+    """Read the job's files, align, optimize: the deformation and the problem it solves. Writes only previews.
 
     Of a conditioned field also the choice of alpha, and what led to it.
     """
@@ -139,6 +141,10 @@ def solve(job: Job, run: Run) -> tuple[Deformation, Problem, Tuning | None]:
         similarity = "multimodal" if problem.multimodal else "ncc"
         run.emit("log", {"text": f"similarity: {similarity}, by the images' intensities"})
     problem.similarity = "multimodal" if problem.multimodal else "ncc"  # for its sides and members, too
+    shown = None
+    if preview is not None:
+        shown = Preview(preview, problem, before, run.emit)
+        run.look = shown.look
     method = importlib.import_module(f"inrreg.methods.{preset.method}")
 
     def fit(problem: Problem, run: Run) -> Field:
@@ -154,6 +160,8 @@ def solve(job: Job, run: Run) -> tuple[Deformation, Problem, Tuning | None]:
         field = Ensemble([fit_all(dataclasses.replace(problem, seed=each.seed), each) for each in members])
     if problem.rigid is not None:
         field = hold_rigid(field.freeze(), problem, run)
+    if shown is not None:
+        run.emit("log", {"text": str(shown)})
     tuning = None if field.alpha is None else tune(field, problem, job, run)
     return Deformation(field.freeze(), problem.frame, problem.grid, before), problem, tuning
 

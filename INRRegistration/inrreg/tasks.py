@@ -27,7 +27,10 @@ RESULT_FILES = ("displacement.nrrd", "model.safetensors", "model.json", "metrics
 def register(
     folder: Path, data: dict[str, Any], emit: Callable[[str, dict[str, Any]], None], cancelled: Callable[[], bool]
 ) -> dict[str, Any]:
-    """Register the job in `folder`; with `resample`, also write the moving image on the fixed grid."""
+    """Register the job in `folder`; with `resample`, also write the moving image on the fixed grid.
+
+    With `preview`, coarse fields appear as `preview.nrrd` on the way.
+    """
     job = Job.load(folder)
     # Before the working directory changes: they are found from there.
     from inrreg.optimization import Cancelled
@@ -44,7 +47,8 @@ def register(
                 raise Cancelled
 
         stop_if_cancelled()
-        metrics = run(job, output, emit=emit, cancelled=cancelled)
+        preview = Path("preview.nrrd") if data.get("preview") else None
+        metrics = run(job, output, emit=emit, cancelled=cancelled, preview=preview)
         check_result(output)
         done = {"folder": str(folder / output), "metrics": metrics}
         stop_if_cancelled()

@@ -1,6 +1,7 @@
 """Runs the real worker over a fake engine, so that its protocol is tested in fractions of a second.
 
-The fake displaces the middle of the fixed image by a smooth bump, or misbehaves as its settings say.
+The fake displaces the middle of the fixed image by a smooth bump, or misbehaves as its settings say. Of the preset
+`fake-alpha` the bump falls as (1 - alpha)^2 does, from twice its size at 0, and alpha 0.3 is chosen.
 `python fake_worker.py [--no-torch] [--seized=SECONDS]`
 """
 
@@ -26,7 +27,7 @@ class Cancelled(Exception):
     """As `inrreg.optimization.Cancelled`."""
 
 
-def register(job, output, *, emit, cancelled):
+def register(job, output, *, emit, cancelled, preview=None):
     settings = job.settings()
     behave(settings.behaviour)
     start = time.monotonic()
@@ -38,6 +39,9 @@ def register(job, output, *, emit, cancelled):
         eta = seconds / (step + 1) * (settings.steps - step - 1)
         data = {"stage": "coarse", "step": step + 1, "steps": settings.steps, "loss": 1 / (step + 1), "terms": {}}
         emit("progress", {**data, "seconds": seconds, "eta": eta})
+        if preview is not None and step % 5 == 4:
+            write_preview(job, preview, settings, (step + 1) / settings.steps)
+            emit("preview", {"path": str(preview.absolute())})
     emit("warning", {"code": "overlap", "message": "The images overlap by 60 % only."})
     emit("log", {"text": f"initial transform: {bool(job.initial_transform)}, masks: {bool(job.fixed_mask)}"})
     write(job, output, settings)
@@ -45,7 +49,8 @@ def register(job, output, *, emit, cancelled):
         (output / "model.json").unlink()
     import numpy as np
 
-    return {"loss": np.float32(0.5), "jacobian_min": math.nan, "steps": np.arange(2)}
+    chosen = {"alpha": {"chosen": CHOSEN}} if protocol.preset(job.preset).conditioned else {}
+    return {"loss": np.float32(0.5), "jacobian_min": math.nan, "steps": np.arange(2), **chosen}
 
 
 def behave(behaviour):
@@ -73,11 +78,67 @@ def behave(behaviour):
         os.write(1, b"written to file descriptor 1\n")
 
 
+CHOSEN = 0.3
+ALPHAS = [round(0.1 * n, 1) for n in range(11)]
+
+
 def write(job, output, settings):
-    import numpy as np
     import SimpleITK
 
+    conditioned = protocol.preset(job.preset).conditioned
     fixed = SimpleITK.ReadImage(job.fixed)
+    field = bump(geometry(fixed), settings.bump, factor(CHOSEN) if conditioned else 1.0)
+    partial = output.with_name("partial-result")
+    partial.mkdir()
+    for name in ("displacement.nrrd", "deformable.nrrd"):
+        SimpleITK.WriteImage(field, str(partial / name), False)
+    protocol.write_json(partial / "metrics.json", {})
+    job.save(partial)
+    model = {"geometry": geometry(fixed), "bump": list(settings.bump)} if conditioned else {}
+    protocol.write_json(partial / "model.json", model)
+    (partial / "model.safetensors").write_bytes(b"")
+    if conditioned:
+        write_alpha(partial, model)
+    partial.rename(output)
+
+
+def write_preview(job, path, settings, part):
+    """So much of the bump."""
+    import SimpleITK
+
+    field = bump(geometry(SimpleITK.ReadImage(job.fixed)), settings.bump, part)
+    partial = path.with_name("partial-" + path.name)
+    SimpleITK.WriteImage(field, str(partial), False)
+    partial.replace(path)
+
+
+def factor(alpha):
+    """What the bump is multiplied with."""
+    return 2 * (1 - alpha) ** 2
+
+
+def write_alpha(folder, model):
+    import SimpleITK
+
+    fields = [{"alpha": alpha, "file": f"alpha_{n:02}.nrrd"} for n, alpha in enumerate(ALPHAS)]
+    for entry in fields:
+        field = bump(model["geometry"], model["bump"], factor(entry["alpha"]))
+        SimpleITK.WriteImage(field, str(folder / entry["file"]), False)
+    curves = {
+        "alpha": ALPHAS,
+        "similarity": [0.9 - 0.3 * alpha**2 for alpha in ALPHAS],
+        "bending": [1 - alpha for alpha in ALPHAS],
+        "sd_log": [0.3 * (1 - alpha) for alpha in ALPHAS],
+        "folding": [max(0.0, 0.02 - 0.1 * alpha) for alpha in ALPHAS],
+        "error": [1.5 + 20 * (alpha - CHOSEN) ** 2 for alpha in ALPHAS],
+    }
+    described = {"version": protocol.VERSION, "chosen": CHOSEN, "criterion": "landmarks", "default": 0.5}
+    protocol.write_json(folder / "alpha.json", {**described, "curves": curves, "fields": fields})
+
+
+def geometry(fixed):
+    import numpy as np
+
     size = [8, 8, 8]
     centre = np.array(fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()]))
     corners = [
@@ -85,22 +146,37 @@ def write(job, output, settings):
         fixed.TransformIndexToPhysicalPoint([n - 1 for n in fixed.GetSize()]),
     ]
     extent = np.abs(np.subtract(*corners)) * 1.5
-    spacing = extent / (np.array(size) - 1)
-    axes = [np.linspace(-1, 1, n) for n in size]
+    return {"size": size, "origin": (centre - extent / 2).tolist(), "spacing": (extent / (np.array(size) - 1)).tolist()}
+
+
+def bump(place, vector, factor):
+    import numpy as np
+    import SimpleITK
+
+    axes = [np.linspace(-1, 1, n) for n in place["size"]]
     z, y, x = np.meshgrid(*axes[::-1], indexing="ij")
-    weight = np.clip((1 - x**2) * (1 - y**2) * (1 - z**2), 0, 1)
-    field = SimpleITK.GetImageFromArray((weight[..., None] * settings.bump).astype(np.float32), isVector=True)
-    field.SetOrigin(tuple(centre - extent / 2))
-    field.SetSpacing(tuple(spacing))
-    partial = output.with_name("partial-result")
-    partial.mkdir()
-    for name in ("displacement.nrrd", "deformable.nrrd"):
-        SimpleITK.WriteImage(field, str(partial / name), False)
-    for name in ("model.json", "metrics.json"):
-        protocol.write_json(partial / name, {})
-    job.save(partial)
-    (partial / "model.safetensors").write_bytes(b"")
-    partial.rename(output)
+    weight = factor * np.clip((1 - x**2) * (1 - y**2) * (1 - z**2), 0, 1)
+    field = SimpleITK.GetImageFromArray((weight[..., None] * vector).astype(np.float32), isVector=True)
+    field.SetOrigin(place["origin"])
+    field.SetSpacing(place["spacing"])
+    return field
+
+
+class Deformation:
+    """As `inrreg.deformation.Deformation`, of the preset `fake-alpha`."""
+
+    def __init__(self, model, alpha):
+        self._model, self._alpha = model, alpha
+
+    @classmethod
+    def load(cls, folder):
+        return cls(protocol.read_json(Path(folder) / "model.json"), CHOSEN)
+
+    def at(self, alpha, spacing=None):
+        return Deformation(self._model, alpha)
+
+    def displacement_field(self):
+        return bump(self._model["geometry"], self._model["bump"], factor(self._alpha))
 
 
 def of_transform(transform, job, files, *, result=None, tolerances=None):
@@ -143,7 +219,7 @@ def install():
         "registration": {"register": register},
         "optimization": {"Cancelled": Cancelled},
         "evaluation": {"of_transform": of_transform, "determinant_map": determinant_map, "recorded": lambda result: {}},
-        "deformation": {"load_transform": lambda path, alpha=None: None},
+        "deformation": {"Deformation": Deformation, "load_transform": lambda path, alpha=None: None},
         "images": {"write_image": lambda image, path: __import__("SimpleITK").WriteImage(image, str(path))},
         "report": {"write_report": write_report},
     }

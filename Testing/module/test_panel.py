@@ -36,6 +36,7 @@ def test_the_button_says_what_is_missing(user, slicer, pair):
 def test_register(user, slicer, pair):
     fixed, moving = pair
     user.choose(fixed, moving, steps=30)
+    user.ui.previewCheckBox.setChecked(False)
     user.window.show_volumes(fixed, moving)
     before = node_names(slicer)
     user.click()
@@ -57,7 +58,8 @@ def test_register(user, slicer, pair):
     assert transform.GetName() == "Moving to Fixed"
     assert transform.GetTransformFromParent().IsA("vtkOrientedGridTransform")
     display = volume.GetDisplayNodeID()
-    assert node_names(slicer) - before == {transform.GetID(), volume.GetID(), display}
+    model = transform.GetNodeReferenceID("INRRegistration.Model")
+    assert node_names(slicer) - before == {transform.GetID(), volume.GetID(), display, model}
     assert "Done in" in user.ui.statusLabel.text
     assert "Warning: The images overlap" in user.ui.logText.plainText
     assert "The images overlap by 60 % only." in user.ui.errorLabel.text

@@ -132,6 +132,64 @@ def test_a_chest_with_masks(real_user, slicer, tmp_path):
     assert np.linalg.norm(mapped - phantom.moving_landmarks, axis=1).mean() < 1.5
 
 
+def test_tuning_a_chest(real_user, slicer, tmp_path):
+    """The real network under the slider: the exact field is the worker's, near the interpolated one."""
+    from inrreg.phantom import thorax
+
+    phantom = thorax((64, 54, 64), (4.5, 4.5, 4.5), seed=0, amplitude=25.0)
+    nodes = []
+    for name in ("fixed", "moving"):
+        SimpleITK.WriteImage(getattr(phantom, name), str(tmp_path / f"{name}.nrrd"))
+        nodes.append(application.load_volume(tmp_path / f"{name}.nrrd"))
+        nodes[-1].GetDisplayNode().SetAutoWindowLevel(False)
+        nodes[-1].GetDisplayNode().SetWindowLevel(1500, -250)
+    labels = []
+    for name in ("fixed_labels", "moving_labels"):
+        SimpleITK.WriteImage(getattr(phantom, name), str(tmp_path / f"{name}.nrrd"))
+        labels.append(application.load_volume(tmp_path / f"{name}.nrrd", labels=True))
+    user = real_user
+    user.window.show_volumes(*nodes)
+    for selector, node in zip((user.ui.fixedLabelsSelector, user.ui.movingLabelsSelector), labels, strict=True):
+        selector.setCurrentNode(node)
+    user.choose(*nodes, "cidir-light", steps="16, 10, 5", image_spacing="12, 9, 7", node_spacing="24, 18, 14")
+    user.ui.threadsSpinBox.setValue(1)
+    user.click()
+    user.wait(lambda: nodes[1].GetParentTransformNode() is not None and user.ui.progressBar.value > 600, timeout=300)
+    user.screenshot("tuned-running")
+    user.wait_for_end(timeout=300)
+    assert not user.error, user.error
+    transform = user.ui.transformSelector.currentNode()
+    views = user.panel.sections[1]
+    for mode in ("checkerboard", "jacobian", "grid", "difference"):
+        getattr(views.ui, f"{mode}Button").click()
+        user.wait(lambda: views.views._task is None)
+        user.screenshot(f"tuned-{mode}")
+    views.ui.restoreButton.click()
+    ui, tuner = user.panel.sections[0].ui, user.panel.sections[0].tuner
+    user.wait(lambda: tuner.fields is not None)
+    ui.chartButton.click()
+    ui.alphaSlider.setValue(660)
+    flip = np.array([-1, -1, 1])
+
+    def mapped():
+        shown = transform.GetTransformFromParent()
+        return np.array([shown.TransformPoint(point) for point in phantom.fixed_landmarks * flip])
+
+    coarse = mapped()
+    user.wait(lambda: tuner.settled, timeout=60)
+    assert tuner.exact, ui.figuresLabel.text
+    assert np.quantile(np.linalg.norm(coarse - mapped(), axis=1), 0.99) < 0.3
+    for alpha in (100, 900):
+        ui.alphaSlider.setValue(alpha)
+        user.wait(lambda: tuner.settled, timeout=60)
+        ui.pinButton.click()
+    ui.flipButton.click()
+    user.wait(lambda: ui.alphaSlider.value == 100)
+    user.screenshot("tuned-slider")
+    assert np.linalg.norm(mapped() - coarse, axis=1).max() > 0.5
+    assert "Dice 0." in ui.figuresLabel.text
+
+
 @pytest.mark.parametrize("way", ["initial transform", "prealignment"])
 def test_a_rough_start_becomes_part_of_the_result(real_user, slicer, pair, way):
     """A moving volume far away, brought near by the user or by the engine; with masks and structures."""

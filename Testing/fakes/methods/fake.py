@@ -30,4 +30,7 @@ class FakeSettings(Settings):
     mirrored: bool = setting(False, "A switch, so that the form shows one.")
 
 
-PRESETS = (Preset("fake", FakeSettings(), "none", "Tests only."),)
+PRESETS = (
+    Preset("fake", FakeSettings(), "none", "Tests only."),
+    Preset("fake-alpha", FakeSettings(), "none", "Tests only.", conditioned=True),
+)

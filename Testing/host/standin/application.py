@@ -44,7 +44,7 @@ class Application:
         self._modules = ModuleManager()
         self.aboutToQuit = self._application.aboutToQuit
         self.testing = True
-        self._logic = self._layout_manager = None
+        self._logic = self._layout_manager = self._cache = self._input = None
 
     def processEvents(self):
         QtCore.QCoreApplication.processEvents()
@@ -160,6 +160,14 @@ def make_scene(slicer):
     crosshair.UnRegister(None)
     crosshair.SetCrosshairName("default")
     scene.AddNode(crosshair)
+    # What reading a bundle asks for.
+    app._cache, app._input = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+    (Path(app.temporaryPath) / "RemoteIO").mkdir(exist_ok=True)
+    (Path(app.temporaryPath) / "RemoteIO" / ".slicer-cache").touch()
+    app._cache.SetRemoteCacheDirectory(str(Path(app.temporaryPath) / "RemoteIO"))
+    app._input.SetCacheManager(app._cache)
+    scene.SetCacheManager(app._cache)
+    scene.SetDataIOManager(app._input)
     slicer.mrmlScene = scene
     app._layout_manager = qMRMLLayoutManager(scene, app._logic)
     return scene

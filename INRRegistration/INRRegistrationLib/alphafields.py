@@ -1,0 +1,82 @@
+"""What alpha does to a result, and its coarse displacement fields, interpolated without torch. NumPy alone."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inrreg.protocol import UserError
+
+from . import results
+
+FILE = "alpha.json"
+LARGEST = 16_000_000
+"""Bytes of packed fields above which every second node of a grid has to do."""
+
+
+@dataclass(frozen=True)
+class AlphaFields:
+    """Fields of one result at some alphas, all on one grid, and curves over alpha by name, those of `alpha.json`."""
+
+    chosen: float
+    curves: dict[str, list[float]]
+    alphas: np.ndarray
+    """(A,), increasing."""
+    vectors: np.ndarray
+    """RAS displacements from fixed to moving space, float32 (A, k, j, i, 3)."""
+    matrix: np.ndarray
+    """4 x 4, from the grid's indices to RAS."""
+
+    def interpolate(self, alpha: float, out: np.ndarray) -> None:
+        """Write the field at `alpha`, clamped to the trained range, into `out` (k, j, i, 3) float32."""
+        high = int(np.clip(np.searchsorted(self.alphas, alpha), 1, len(self.alphas) - 1))
+        below, above = self.alphas[high - 1 : high + 1]
+        part = np.float32(np.clip((alpha - below) / (above - below), 0, 1))
+        np.subtract(self.vectors[high], self.vectors[high - 1], out=out)
+        out *= part
+        out += self.vectors[high - 1]
+
+    def figures(self, alpha: float) -> dict[str, float]:
+        """The curves' values at `alpha`, interpolated linearly."""
+        where = self.curves["alpha"]
+        return {name: float(np.interp(alpha, where, row)) for name, row in self.curves.items() if name != "alpha"}
+
+    def pack(self) -> bytes:
+        """Everything as one compressed file of bounded size: half precision, and a coarser grid where it must be."""
+        step = 1
+        while self.vectors[:, ::step, ::step, ::step].nbytes // 2 > LARGEST:
+            step *= 2
+        matrix = self.matrix @ np.diag([step, step, step, 1.0])
+        vectors = self.vectors[:, ::step, ::step, ::step].astype(np.float16)
+        described = json.dumps({"chosen": self.chosen, "curves": self.curves})
+        file = io.BytesIO()
+        np.savez_compressed(file, described=described, alphas=self.alphas, vectors=vectors, matrix=matrix)
+        return file.getvalue()
+
+    @classmethod
+    def unpack(cls, data: bytes) -> AlphaFields:
+        """What `pack` made. Raises `UserError` (code `result`) for anything else."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                described = json.loads(str(file["described"]))
+                vectors = file["vectors"].astype(np.float32)
+                return cls(described["chosen"], described["curves"], file["alphas"], vectors, file["matrix"])
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise UserError("result", f"The fields in the scene are damaged ({error}).", "Register again.") from None
+
+
+def load(folder: Path) -> AlphaFields | None:
+    """Those of a result folder; None for one that is not conditioned. Raises `UserError`. Safe off the GUI thread."""
+    described = Path(folder) / FILE
+    if not described.is_file():
+        return None
+    data: dict[str, Any] = json.loads(described.read_text(encoding="utf-8"))
+    grids = [results.read_grid(Path(folder) / entry["file"]) for entry in data["fields"]]
+    alphas = np.array([entry["alpha"] for entry in data["fields"]], float)
+    vectors = np.stack([grid.astype(np.float32, copy=False) for grid, _ in grids])
+    return AlphaFields(data["chosen"], data["curves"], alphas, vectors, grids[0][1])
