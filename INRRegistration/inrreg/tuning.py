@@ -156,8 +156,8 @@ class _Probe:
     @torch.no_grad()
     def look(self, field: Field) -> tuple[dict[str, float], Tensor]:
         """What is known of one field, and its displacements at points of the fixed mask, (N, 3) normalized."""
-        u = field.dense(self.points)
-        jacobian = in_chunks(lambda part: field.jet(part, 1).jacobian, self.points, 1 << 14)
+        jets = [field.jet(part, 1) for part in self.points.split(1 << 14)]
+        u, jacobian = torch.cat([jet.value for jet in jets]), torch.cat([jet.jacobian for jet in jets])
         det = determinant(jacobian)
         row = {
             "similarity": self._correlation(u),
