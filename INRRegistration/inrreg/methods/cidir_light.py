@@ -64,10 +64,7 @@ def fit(problem: Problem, settings: CidirLightSettings, run: Run) -> Field:
             seen = []
             for _ in range(settings.alphas):
                 lattice.alpha = alpha = strata.draw()
-                strength = weight(alpha, 1.0, settings.decades)
-                terms = comparison.losses(lattice.coefficients(), strength)
-                # scaled, which moves no alpha's optimum: else the strongest rule the network that all share
-                seen.append({name: 2 / (1 + strength) * term for name, term in terms.items()})
+                seen.append(comparison.losses(lattice.coefficients(), weight(alpha, 1.0, settings.decades)))
             lattice.alpha = MIDDLE  # what a look at the field meanwhile shows
             return {name: sum(each[name] for each in seen) / len(seen) for name in seen[0]}
 
