@@ -17,7 +17,6 @@ from inrreg.deformation import Deformation
 from inrreg.fields import Field
 from inrreg.guidance import independent
 from inrreg.landmarks import pair, read_points
-from inrreg.memory import in_chunks
 from inrreg.optimization import Run
 from inrreg.problem import Problem
 from inrreg.protocol import Job
