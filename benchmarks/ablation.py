@@ -1,13 +1,14 @@
 """The ablations of two papers in our light presets: branches and scales (DUAL-INR-DIR), regularizers (cIDIR).
 
     python -m benchmarks.ablation [--tables branches,regularizers] [--data phantoms,liver] [--patients 0,1]
-                                  [--seeds 0,1,2] [--limit 180] [--threads N] [--output DIR]
+                                  [--seeds 0,1,2] [--points N] [--limit 180] [--threads N] [--output DIR]
 
 Each row is one configuration: the mean and standard deviation, over cases and seeds, of each run's mean target
 registration error (TRE, mm), of its mean Dice over labels (DSC; phantoms only) and of the share of the mask or body
 where the field folds. Phantoms move by 30 mm and come with lung masks and lobes; the liver pairs (evaluation data)
-with neither. The last column is the paper's own TRE, on DIR-Lab. No run optimizes longer than `--limit` seconds; a
-smaller limit makes a quick look of it. Prints the tables and whether each paper's order holds, writes ablation.json.
+with neither. The last column is the paper's own TRE, on DIR-Lab. No run optimizes longer than `--limit` seconds, 0 for
+as long as it takes; fewer `--points` than the presets' own make a quick look of it. Prints the tables and whether each
+paper's order holds, writes ablation.json.
 """
 
 from __future__ import annotations
@@ -104,10 +105,11 @@ def livers() -> Iterator[Case]:
         yield Case(f"liver {pair.name}", images, pair.fixed_landmarks, pair.moving_landmarks, region)
 
 
-def measure(case: Case, row: Row, seed: int, limit: float) -> dict[str, Any]:
+def measure(case: Case, row: Row, seed: int, limit: float, points: int) -> dict[str, Any]:
     """One run: its mean errors in mm and Dice (None without labels), and its share of folding in per cent."""
     given = {name: image for name, image in case.images.items() if row.labels or not name.endswith("labels")}
-    displacement, seconds = register(Problem(**given, seed=seed), row.preset, row.overrides, time_budget=limit)
+    overrides = row.overrides | ({"points": points} if points else {})
+    displacement, seconds = register(Problem(**given, seed=seed), row.preset, overrides, time_budget=limit)
     transform = DisplacementGrid.of(displacement)
     error = target_registration_error(transform.map(case.fixed_landmarks), case.moving_landmarks)
     regularity = jacobian_summary(jacobian_determinant(transform.vectors, displacement), case.region)
@@ -159,6 +161,7 @@ def main() -> None:
     parser.add_argument("--data", default="phantoms,liver")
     parser.add_argument("--patients", default="0,1", help="phantoms, by the number that draws each")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--points", type=int, default=0, help="random points a step, 0 for each preset's own")
     parser.add_argument("--limit", type=float, default=180.0, help="seconds that one optimization may take")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=Path("bench"))
@@ -174,12 +177,12 @@ def main() -> None:
             runs = []
             for case, row, seed in itertools.product(cases, rows, seeds):
                 run = {"data": data, "table": name, "case": case.name, "row": row.name, "seed": seed}
-                runs.append(run | measure(case, row, seed, options.limit))
+                runs.append(run | measure(case, row, seed, options.limit, options.points))
                 print(f"{case.name}  {row.name:28} seed {seed}  {runs[-1]['tre']:.2f} mm", flush=True)
             verdicts[f"{name}, {data}"] = verdict(rows, runs)
             print(f"\n{name}, {data}\n{table(rows, runs)}\n{verdicts[f'{name}, {data}']}\n", flush=True)
             results += runs
-            written = {"limit": options.limit, "runs": results, "verdicts": verdicts}
+            written = {"limit": options.limit, "points": options.points, "runs": results, "verdicts": verdicts}
             written["rows"] = {each: [asdict(row) for row in TABLES[each]] for each in TABLES}
             protocol.write_json(options.output / "ablation.json", written)
 

@@ -6,10 +6,13 @@ derivatives are the ones in 1/mm times the scale of the frame.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from inrreg.fields import Field
+Displacement = Callable[[Tensor], Tensor]
+"""Displacements (N, 3) at points (N, 3), such as a field's `value`."""
 
 
 def curvature(laplacian: Tensor) -> Tensor:
@@ -76,10 +79,10 @@ def symmetric_jacobian(jacobian: Tensor, low: float = 0.1, high: float = 10.0) -
     return (det + 1 / det).mean() - 2
 
 
-def cycle_distance(there: Field, back: Field, points: Tensor) -> Tensor:
+def cycle_distance(there: Displacement, back: Displacement, points: Tensor) -> Tensor:
     """Mean distance of points x (N, 3) from g(f(x)), normalized: f is x + there(x), g is y + back(y) (ccIDIR)."""
-    displacement = there.value(points)
-    return (displacement + back.value(points + displacement)).norm(dim=-1).mean()
+    displacement = there(points)
+    return (displacement + back(points + displacement)).norm(dim=-1).mean()
 
 
 def isotropic_total_variation(jacobian: Tensor, smoothing: float = 1e-3) -> Tensor:

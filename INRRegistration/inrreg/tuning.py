@@ -16,7 +16,6 @@ from inrreg.deformation import Deformation
 from inrreg.fields import Field
 from inrreg.guidance import independent
 from inrreg.landmarks import pair, read_points
-from inrreg.memory import in_chunks
 from inrreg.optimization import Run
 from inrreg.problem import Problem
 from inrreg.protocol import Job
@@ -155,8 +154,8 @@ class _Probe:
     @torch.no_grad()
     def look(self, field: Field) -> tuple[dict[str, float], Tensor]:
         """What is known of one field, and its displacements at points of the fixed mask, (N, 3) normalized."""
-        u = field.dense(self.points)
-        jacobian = in_chunks(lambda part: field.jet(part, 1).jacobian, self.points, 1 << 14)
+        jets = [field.jet(part, 1) for part in self.points.split(1 << 14)]
+        u, jacobian = torch.cat([jet.value for jet in jets]), torch.cat([jet.jacobian for jet in jets])
         det = determinant(jacobian)
         row = {
             "similarity": self._correlation(u),

@@ -10,6 +10,7 @@ import torch
 
 from inrreg.fields import (
     Conditioned,
+    ConditionedSeparable,
     Cycle,
     Dual,
     Ensemble,
@@ -68,9 +69,9 @@ def separable() -> Separable:
 
 
 def residual() -> Lattice:
-    field = Lattice([separable()], LatticeGeometry.covering(GRID, FRAME, 9.0), residual=True)
+    field = Lattice([separable()], LatticeGeometry.covering(GRID, FRAME, 9.0), residuals=1)
     with torch.no_grad():
-        field.residual.normal_(0, 0.1, generator=torch.Generator().manual_seed(7))
+        field.residuals.normal_(0, 0.1, generator=torch.Generator().manual_seed(7))
     return field
 
 
@@ -88,6 +89,22 @@ def conditioned_lattice() -> Lattice:
     return Lattice(networks, LatticeGeometry.covering(GRID, FRAME, 9.0))
 
 
+def conditioned_separable() -> ConditionedSeparable:
+    """A conditioned separable network whose harmonizer answers something else at every alpha."""
+    generator = torch.Generator().manual_seed(8)
+    field = ConditionedSeparable(12, 2, 6.0, 8, 0.5, OBLIQUE.tolist(), 0.3, generator=generator)
+    torch.nn.init.normal_(field.harmonizer[-1].weight, 0, 0.1, generator=generator)
+    torch.nn.init.normal_(field.harmonizer[-1].bias, 0, 0.1, generator=generator)
+    return field
+
+
+def conditioned_residuals() -> Lattice:
+    field = Lattice([conditioned_separable()], LatticeGeometry.covering(GRID, FRAME, 9.0), residuals=3)
+    with torch.no_grad():
+        field.residuals.normal_(0, 0.1, generator=torch.Generator().manual_seed(9))
+    return field
+
+
 FIELDS = {
     "siren": siren,
     "separable": separable,
@@ -97,6 +114,8 @@ FIELDS = {
     "lattice with a residual": residual,
     "conditioned": conditioned,
     "conditioned lattice": conditioned_lattice,
+    "conditioned separable": conditioned_separable,
+    "conditioned lattice with residuals": conditioned_residuals,
 }
 CONDITIONED = [name for name in FIELDS if name.startswith("conditioned")]
 
@@ -286,7 +305,7 @@ def test_on_axes_equals_point_by_point(name: str, axes: np.ndarray) -> None:
 def test_a_residual_is_added_at_the_nodes() -> None:
     with_it = residual()
     without = Lattice([with_it.networks[0]], with_it.geometry)
-    assert torch.allclose(with_it.coefficients() - without.coefficients(), with_it.residual, atol=1e-6)
+    assert torch.allclose(with_it.coefficients() - without.coefficients(), with_it.residuals[0], atol=1e-6)
 
 
 # ------------------------------------------------------------------------------ several estimates in one
@@ -409,6 +428,24 @@ def test_a_conditioned_field_at_an_alpha_is_an_ordinary_one(name: str) -> None:
     again = from_spec(fixed.spec())
     again.load_state_dict(fixed.state_dict())
     assert torch.equal(again.dense(x), fixed.dense(x))
+
+
+def test_a_conditioned_separable_network_has_the_published_activation() -> None:
+    field, x = conditioned_separable().double(), inside(20, torch.float64)
+    raw = field.harmonizer(torch.tensor([2 * 0.3 - 1], dtype=torch.float64)).reshape(2, 4, 3, 1, 12)
+    y = (x @ torch.as_tensor(OBLIQUE)).T[..., None]
+    for weight, bias, (a, b, c, d) in zip(field.weights, field.biases, raw, strict=False):
+        y = (1 + a) * torch.sin((1 + b) * 6.0 * (y @ weight + bias) + c) + d
+    factors = (y @ field.weights[-1] + field.biases[-1]).unflatten(-1, (3, 8))
+    assert torch.allclose(field.value(x), 0.5 / 8**0.5 * factors.prod(0).sum(-1), atol=1e-12)
+
+
+@pytest.mark.parametrize(("alpha", "shares"), [(0.0, (1, 0, 0)), (0.3, (0.4, 0.6, 0)), (0.75, (0, 0.5, 0.5))])
+def test_residuals_are_linear_between_their_alphas(alpha: float, shares: tuple[float, ...]) -> None:
+    field = conditioned_residuals()
+    network = Lattice([field.networks[0].at(alpha)], field.geometry)
+    own = sum(share * part for share, part in zip(shares, field.residuals, strict=True))
+    assert torch.allclose(field.at(alpha).coefficients(), network.coefficients() + own, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CONDITIONED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -165,16 +167,12 @@ def test_symmetric_jacobian_is_the_same_for_a_map_and_its_inverse() -> None:
 
 
 def test_cycle_distance_of_two_translations() -> None:
-    class Translation:
-        def __init__(self, *shift: float) -> None:
-            self.shift = torch.tensor(shift)
-
-        def value(self, x: torch.Tensor) -> torch.Tensor:
-            return self.shift.expand_as(x)
+    def translation(*shift: float) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda x: torch.tensor(shift).expand_as(x)
 
     points = random(10, 3).float()
-    assert cycle_distance(Translation(0.3, 0, 0), Translation(-0.3, 0.4, 0), points).item() == pytest.approx(0.4)
-    assert cycle_distance(Translation(0.3, 0, 0), Translation(-0.3, 0, 0), points).item() == pytest.approx(0)
+    assert cycle_distance(translation(0.3, 0, 0), translation(-0.3, 0.4, 0), points).item() == pytest.approx(0.4)
+    assert cycle_distance(translation(0.3, 0, 0), translation(-0.3, 0, 0), points).item() == pytest.approx(0)
 
 
 def test_hyperelastic_energy_of_a_scaling_and_a_shear() -> None:

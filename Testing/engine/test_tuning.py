@@ -33,7 +33,7 @@ from inrreg.registration import register
 from inrreg.transforms import DisplacementGrid
 from inrreg.tuning import ALPHAS, choose, sparse, tune
 
-QUICK = {"steps": (40, 30, 20), "image_spacing": (14, 10, 8), "node_spacing": (28, 20, 16), "width": 64, "rate": 2e-3}
+QUICK = {"alphas": 2, "steps": (40, 30, 20), "image_spacing": (14, 10, 8), "node_spacing": (28, 20, 16)}
 
 # ------------------------------------------------------------------------------------------ the scale
 

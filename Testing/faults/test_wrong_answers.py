@@ -181,7 +181,7 @@ def test_an_optimization_that_diverges_is_restarted_from_a_safer_start(pair: Job
         if len(rates) == 1:
             with torch.no_grad():
                 found._frozen = None
-                found.residual.fill_(5.0)
+                found.residuals.fill_(5.0)
         return found
 
     monkeypatch.setattr(fast, "fit", watched)

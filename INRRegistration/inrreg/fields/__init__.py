@@ -2,6 +2,7 @@
 
 from inrreg.fields.base import Field, Jet, from_spec
 from inrreg.fields.conditioned import Conditioned
+from inrreg.fields.conditioned_separable import ConditionedSeparable
 from inrreg.fields.cycle import Cycle
 from inrreg.fields.dual import Dual
 from inrreg.fields.ensemble import Ensemble
@@ -15,6 +16,7 @@ from inrreg.fields.velocity import TimedSeparable, TimedSiren, VelocityLattice
 
 __all__ = [
     "Conditioned",
+    "ConditionedSeparable",
     "Cycle",
     "Dual",
     "Ensemble",

@@ -105,10 +105,21 @@ def _basis(t: Tensor, derivative: int) -> Tensor:
     return torch.stack([1 - t, 3 * t - 2, 1 - 3 * t, t], -1)
 
 
+_FIRST = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+_PURE = [(2, 0, 0), (0, 2, 0), (0, 0, 2)]
+_SECOND = [*_PURE, (1, 1, 0), (1, 0, 1), (0, 1, 1)]
+"""How often a derivative goes along each axis."""
+
+
+def _plus(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
 class Lattice(Field):
     """A cubic B-spline whose coefficients are a network's values at the nodes; several networks are averaged.
 
-    With `residual` each node has a displacement of its own, zero at first, that is added to the network's.
+    With `residuals` each node has displacements of its own, zero at first, that are added to the network's: one, or of
+    conditioned networks several, evenly over alpha from 0 to 1 and linear between them.
     """
 
     kind = "lattice"
@@ -117,18 +128,19 @@ class Lattice(Field):
         self,
         networks: list[Field | dict[str, Any]],
         geometry: LatticeGeometry | dict[str, Any],
-        residual: bool = False,
+        residuals: int = 0,
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(part if isinstance(part, Field) else from_spec(part) for part in networks)
         self.geometry = geometry if isinstance(geometry, LatticeGeometry) else LatticeGeometry.from_dict(geometry)
-        self.residual = nn.Parameter(torch.zeros(*self.geometry.size[::-1], 3)) if residual else None
+        self.residuals = nn.Parameter(torch.zeros(residuals, *self.geometry.size[::-1], 3)) if residuals else None
         self._constants: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
         self.register_buffer("_frozen", None, persistent=False)
 
     def spec(self) -> dict[str, Any]:
         networks, geometry = [part.spec() for part in self.networks], self.geometry.to_dict()
-        return {"kind": self.kind, "networks": networks, "geometry": geometry, "residual": self.residual is not None}
+        residuals = 0 if self.residuals is None else len(self.residuals)
+        return {"kind": self.kind, "networks": networks, "geometry": geometry, "residuals": residuals}
 
     @property
     def alpha(self) -> float | None:
@@ -143,7 +155,10 @@ class Lattice(Field):
             self.freeze()
 
     def at(self, alpha: float) -> Lattice:
-        fixed = Lattice([part.at(alpha) for part in self.networks], self.geometry)
+        own = self.residuals is not None
+        fixed = Lattice([part.at(alpha) for part in self.networks], self.geometry, residuals=int(own))
+        if own:
+            fixed.residuals.data = self._residual(alpha).detach()[None]
         fixed._constants = self._constants
         return fixed.freeze()
 
@@ -155,7 +170,14 @@ class Lattice(Field):
         coordinates = self._constant("coordinates", like).split(self.geometry.size)
         axes = self._constant("rotation", like)
         mean = torch.stack([part.on_axes(list(coordinates), axes) for part in self.networks]).mean(0)
-        return mean if self.residual is None else mean + self.residual
+        return mean if self.residuals is None else mean + self._residual(self.alpha)
+
+    def _residual(self, alpha: float | None) -> Tensor:
+        """The nodes' own displacements at an alpha, (k, j, i, 3)."""
+        place = (alpha or 0.0) * (len(self.residuals) - 1)
+        first = min(int(place), max(0, len(self.residuals) - 2))
+        low, high = self.residuals[first], self.residuals[min(first + 1, len(self.residuals) - 1)]
+        return torch.lerp(low, high, place - first)
 
     def on_grid(self, grid: Grid, frame: Frame) -> Tensor:
         return self.spline_on_grid(grid, frame, self.coefficients())
@@ -181,20 +203,16 @@ class Lattice(Field):
     def spline_jet(self, x: Tensor, coefficients: Tensor, order: int, *, trace: bool = False) -> Jet:
         """`jet` of the spline with coefficients (k, j, i, C) that are at hand, with C components."""
         local, gathered = self._gather(x, coefficients)
-        value = self._combine(local, gathered, (0, 0, 0))
-        unit = [tuple(int(a == b) for b in range(3)) for a in range(3)]
-        jacobian = torch.stack([self._combine(local, gathered, d) for d in unit], -1) @ self._turn(x)
+        wanted = [(0, 0, 0), *_FIRST, *(() if order == 1 else _PURE if trace else _SECOND)]
+        value, *rest = self._combine(local, gathered, wanted).unbind(1)
+        turn = self._turn(x)
+        jacobian = torch.stack(rest[:3], -1) @ turn
         if order == 1:
             return Jet(value, jacobian)
-        rows = []
-        for a in range(3):
-            orders = [tuple(p + q for p, q in zip(unit[a], unit[b], strict=True)) for b in range(3)]
-            rows.append([self._combine(local, gathered, d) if not trace or a == b else None
-                         for b, d in enumerate(orders)])  # fmt: skip
         if trace:  # rotations leave it as it is
-            return Jet(value, jacobian, laplacian=rows[0][0] + rows[1][1] + rows[2][2])
-        hessian = torch.stack([torch.stack(row, -1) for row in rows], -1)
-        turn = self._turn(x)
+            return Jet(value, jacobian, laplacian=sum(rest[3:]))
+        rows = [torch.stack([rest[3 + _SECOND.index(_plus(a, b))] for b in _FIRST], -1) for a in _FIRST]
+        hessian = torch.stack(rows, -1)
         return Jet(value, jacobian, torch.einsum("niab,aj,bk->nijk", hessian, turn, turn))
 
     def jacobian_of_cells(self, coefficients: Tensor) -> Tensor:
@@ -243,25 +261,30 @@ class Lattice(Field):
 
     def spline(self, x: Tensor, coefficients: Tensor) -> Tensor:
         """The spline (N, C) at points x (N, 3) from coefficients that are at hand, (k, j, i, C)."""
-        return self._combine(*self._gather(x, coefficients), (0, 0, 0))
+        return self._combine(*self._gather(x, coefficients), [(0, 0, 0)])[:, 0]
 
     def _gather(self, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions within the cell (N, 3), and the 64 coefficients around it, (N, 4, 4, 4, 3) by z, y, x."""
+        """Positions within the cell (N, 3), and the 64 coefficients around it by z, y and x, (N, 64, C)."""
         origin, spacing, rotation = (self._constant(name, x) for name in ("origin", "spacing", "rotation"))
         t = (x @ rotation - origin) / spacing
         base = torch.minimum(t.detach().floor().clamp(min=1), self._constant("size", x) - 3).long()
         taps = torch.arange(4, device=x.device) - 1
         i, j, k = (base[:, a, None] + taps for a in range(3))
-        gathered = coefficients[k[:, :, None, None], j[:, None, :, None], i[:, None, None, :]]
-        return t - base, gathered
+        columns, rows = coefficients.shape[2], coefficients.shape[1]
+        index = (k[:, :, None, None] * rows + j[:, None, :, None]) * columns + i[:, None, None, :]
+        gathered = coefficients.flatten(0, 2).index_select(0, index.flatten())  # faster than by three indices
+        return t - base, gathered.view(-1, 64, coefficients.shape[-1])
 
-    def _combine(self, local: Tensor, gathered: Tensor, derivative: tuple[int, int, int]) -> Tensor:
-        """The spline (N, 3), differentiated that many times along each of the lattice's axes."""
+    def _combine(self, local: Tensor, gathered: Tensor, derivatives: list[tuple[int, int, int]]) -> Tensor:
+        """The spline (N, D, C), differentiated that many times along each of the lattice's axes, in D ways."""
         spacing = self._constant("spacing", local)
-        for axis in range(3):  # x is the last of the three tap axes; each pass removes it
-            basis = _basis(local[:, axis], derivative[axis]) / spacing[axis] ** derivative[axis]
-            gathered = (gathered * basis.reshape(len(basis), *[1] * (2 - axis), 4, 1)).sum(-2)
-        return gathered
+        parts = []
+        for axis in range(3):
+            bases = {n: _basis(local[:, axis], n) / spacing[axis] ** n for n in {each[axis] for each in derivatives}}
+            parts.append(torch.stack([bases[each[axis]] for each in derivatives], 1))
+        x, y, z = parts  # (N, D, 4) each
+        weights = z[..., None, None] * (y[..., None] * x[..., None, :])[:, :, None]
+        return weights.flatten(2) @ gathered
 
     def dense(self, x: Tensor) -> Tensor:
         with torch.no_grad():

@@ -52,6 +52,11 @@ class Separable(Field):
         entries = {name: getattr(self, name) for name in ("width", "hidden", "omega", "rank", "scale")}
         return {"kind": self.kind, **entries, "axes": self.axes.tolist()}
 
+    def sines(self) -> list[tuple[Tensor, Tensor]]:
+        """Each layer's weights (3, inputs, outputs) and biases (3, 1, outputs), the frequency in them but the last."""
+        layers = list(zip(self.weights, self.biases, strict=True))
+        return [*((self.omega * weight, self.omega * bias) for weight, bias in layers[:-1]), layers[-1]]
+
     def value(self, x: Tensor) -> Tensor:
         (factors,) = self._factors(self._local(x), 0)
         return self._sum(factors.prod(0))
@@ -111,21 +116,23 @@ class Separable(Field):
     def _factors(self, t: Tensor, order: int) -> list[Tensor]:
         """The factors (3, N, 3, rank) at each axis' coordinates t (3, N), and their derivatives up to `order`."""
         parts = [t[..., None], torch.ones_like(t[..., None]), torch.zeros_like(t[..., None])][: order + 1]
-        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for number, (weight, bias) in enumerate(self.sines()):
             parts = [torch.baddbmm(bias, parts[0], weight), *(part @ weight for part in parts[1:])]
             if number < self.hidden:
-                parts = self._sine(*parts)
+                parts = _sine(*parts)
         return [part.unflatten(-1, (3, self.rank)) for part in parts]
-
-    def _sine(self, value: Tensor, *rest: Tensor) -> list[Tensor]:
-        sine = torch.sin(self.omega * value)
-        parts = [sine]
-        if rest:
-            cosine = self.omega * torch.cos(self.omega * value)
-            parts.append(rest[0] * cosine)
-        if len(rest) == 2:
-            parts.append(rest[1] * cosine - rest[0].square() * self.omega**2 * sine)
-        return parts
 
     def _sum(self, product: Tensor) -> Tensor:
         return product.sum(-1) * (self.scale / math.sqrt(self.rank))
+
+
+def _sine(value: Tensor, *rest: Tensor) -> list[Tensor]:
+    """The sine of a value, and its first and second derivative where the value's are given."""
+    sine = torch.sin(value)
+    parts = [sine]
+    if rest:
+        cosine = torch.cos(value)
+        parts.append(rest[0] * cosine)
+    if len(rest) == 2:
+        parts.append(rest[1] * cosine - rest[0].square() * sine)
+    return parts

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from inrreg.protocol import Preset, Settings, UserError, setting
+from inrreg.methods.idir import PointSettings
+from inrreg.protocol import Preset, UserError, setting
 
 if TYPE_CHECKING:
     from inrreg.fields import Field
@@ -17,7 +18,7 @@ WEIGHTS = {"bending": 1e-3, "hyperelastic": 0.25, "Jacobian": 0.05}
 
 
 @dataclass(frozen=True)
-class CidirSettings(Settings):
+class CidirSettings(PointSettings):
     """Settings of cIDIR.
 
     The paper draws the weight itself uniformly from [0, 1], though its regularizers differ in size a thousandfold.
@@ -26,16 +27,9 @@ class CidirSettings(Settings):
     every method, it is the other way round.
     """
 
-    width: int = setting(256, "units of each hidden layer", low=8, high=1024)
-    hidden: int = setting(3, "hidden layers", low=1, high=8)
-    omega: float = setting(32.0, "frequency factor of the sine layers at the start", low=1, high=100)
-    points: int = setting(10_000, "random points a step", low=100, high=10_000_000)
-    regularized: float = setting(1.0, "share of the points that are regularized", low=0.001, high=1)
     steps: int = setting(50_000, "optimizer steps", low=1, high=1_000_000)
     regularizer: str = setting("bending", f"one of {', '.join(WEIGHTS)}")
     decades: float = setting(1.5, "powers of ten from the published weight to the ends of alpha", low=0.01, high=4)
-    rate: float = setting(1e-4, "learning rate at the start", low=1e-7, high=1)
-    final_rate: float = setting(1e-4, "learning rate at the end of its cosine", low=0, high=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,11 +60,10 @@ def fit(problem: Problem, settings: CidirSettings, run: Run) -> Field:
     from inrreg.regularization import bending, hyperelastic, jacobian_deviation
 
     generator = torch.Generator().manual_seed(run.seed)
-    shape = settings.width, settings.hidden, settings.omega
-    field = run.field = Conditioned(*shape, generator=generator).to(problem.device)
+    field = run.field = Conditioned(*settings.shape, generator=generator).to(problem.device)
     optimizer = torch.optim.Adam(field.parameters(), lr=settings.rate)
     rate, strata = cosine(settings.rate, settings.final_rate), Strata(run.seed)
-    loss = PointLoss(problem, settings.points, max(1, round(settings.regularized * settings.points)))
+    loss = PointLoss(problem, settings.points, settings.regularized_points)
     terms_of = {"bending": lambda jet: bending(jet.hessian)}
     terms_of |= {"hyperelastic": lambda jet: hyperelastic(jet.jacobian)}
     terms_of |= {"Jacobian": lambda jet: jacobian_deviation(jet.jacobian)}

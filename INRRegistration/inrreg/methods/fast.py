@@ -11,12 +11,12 @@ fine in the image and in the lattice.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from inrreg.protocol import Preset, Settings, setting
 
 if TYPE_CHECKING:
+    from inrreg.dense import Losses
     from inrreg.fields import Field
     from inrreg.optimization import Run
     from inrreg.problem import Problem
@@ -45,6 +45,11 @@ class FastSettings(Settings):
     residual_rate: float = setting(0.4, "learning rate of the nodes' residual", unit="mm", low=0, high=10)
     tolerance: float = setting(0.01, "part of the loss that ten steps must gain for a stage to go on", low=0, high=1)
 
+    @property
+    def shape(self) -> tuple[int, int, float, int, float]:
+        """What a separable network is made from: width, hidden layers, frequency, rank, size of the first field."""
+        return self.width, self.hidden, self.omega, self.rank, self.start
+
 
 PRESETS = (
     Preset(
@@ -55,66 +60,20 @@ PRESETS = (
     ),
 )
 
-MOMENTA = (0.9, 0.98)
-"""Of Adam: a mean of squared gradients over 50 steps follows a stage's."""
-COARSER = 1.5
-"""The power of a stage's spacing that its total variation weighs with: coarse images say less of where it changes."""
-RESIDUAL_END = 0.05
-"""The residual's last learning rate, of its first."""
-
 
 def fit(problem: Problem, settings: FastSettings, run: Run) -> Field:
     """Optimize the network for this pair; the result is the lattice of the last stage."""
     import torch
 
-    from inrreg.constraints import constraints
-    from inrreg.fields import Lattice, LatticeGeometry, Separable
-    from inrreg.lattices import ImageLattice
-    from inrreg.optimization import cosine, descend
-    from inrreg.regularization import folding, isotropic_total_variation, kinks
+    from inrreg.dense import Comparison, fit_stages
+    from inrreg.fields import Separable
 
-    network = Separable(
-        settings.width,
-        settings.hidden,
-        settings.omega,
-        settings.rank,
-        settings.start,
-        problem.grid.direction.tolist(),
-        generator=torch.Generator().manual_seed(run.seed),
-    ).to(problem.device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.rate, betas=MOMENTA)
-    rate = cosine(settings.rate, settings.final_rate)
-    own = settings.residual_rate / problem.frame.scale
-    own_rate = cosine(own, RESIDUAL_END * own)
-    stages = list(zip(settings.steps, settings.image_spacing, settings.node_spacing, strict=True))
-    run.plan(settings.steps, [spacing**-3 for spacing in settings.image_spacing])
-    total, before = sum(settings.steps), 0
-    for number, (steps, image_spacing, node_spacing) in enumerate(stages, 1):
-        last = number == len(stages)
-        geometry = LatticeGeometry.covering(problem.grid, problem.frame, node_spacing)
-        lattice = run.field = Lattice([network], geometry, residual=last).to(problem.device)
-        images = ImageLattice(problem, lattice, image_spacing, settings.window * image_spacing, settings.noise)
-        variation = settings.variation * (image_spacing / stages[-1][1]) ** COARSER
-        if last:
-            residual = torch.optim.Adam([lattice.residual], betas=MOMENTA)
-        for part in run.stage(f"{image_spacing:g} mm ({number} of {len(stages)})", steps):
-            coefficients = lattice.coefficients()
-            jacobian = lattice.jacobian_of_cells(coefficients)
-            terms = {
-                images.name: images.loss(coefficients),
-                "total variation": variation * isotropic_total_variation(jacobian),
-                "kinks": settings.kinks * kinks(lattice.kinks(coefficients), settings.kink),
-            }
-            terms |= constraints(partial(lattice.spline, coefficients=coefficients), problem)
-            if last:
-                terms["folding"] = settings.folding * folding(jacobian)
-                residual.zero_grad(set_to_none=True)
-            descend(optimizer, rate((before + part * steps) / total), terms)
-            if last:
-                for group in residual.param_groups:
-                    group["lr"] = own_rate(part)
-                residual.step()
-            run.settle(terms, settings.tolerance)
-            run.report(terms)
-        before += steps
-    return lattice
+    generator = torch.Generator().manual_seed(run.seed)
+    network = Separable(*settings.shape, problem.grid.direction.tolist(), generator=generator)
+
+    def stage(number: int) -> tuple[Field, Losses]:
+        comparison = Comparison(problem, settings, number, network)
+        lattice = comparison.lattice
+        return lattice, lambda: comparison.losses(lattice.coefficients())
+
+    return fit_stages(problem, settings, run, network, stage)

@@ -17,13 +17,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class IdirSettings(Settings):
-    """Settings of IDIR.
+class PointSettings(Settings):
+    """Settings of IDIR's network, points and steps, which the methods that extend it share.
 
-    The published weight of the bending energy is 10, divided by the number of points (10,000) once more than a
-    mean is: 1e-3 of the mean here. It was set for axes scaled to [-1, 1] each; here one scale serves all axes,
-    so that it holds along the longest side and is the same, in mm, along the others. It is taken at a random fifth of
-    the points instead of at every one: the same gradient on average, of little more variance (`benchmarks.step`).
+    Regularization is taken at a random fifth of the points instead of at every one: where it is a mean over points the
+    same gradient on average, of little more variance (`benchmarks.step`).
     """
 
     width: int = setting(256, "units of each hidden layer", low=8, high=1024)
@@ -32,11 +30,32 @@ class IdirSettings(Settings):
     points: int = setting(10_000, "random points a step", low=100, high=10_000_000)
     regularized: float = setting(0.2, "share of the points that are regularized", low=0.001, high=1)
     steps: int = setting(2500, "optimizer steps", low=1, high=1_000_000)
+    rate: float = setting(1e-4, "learning rate at the start", low=1e-7, high=1)
+    final_rate: float = setting(1e-4, "learning rate at the end of its cosine", low=0, high=1)
+
+    @property
+    def regularized_points(self) -> int:
+        """How many points a step regularizes, at least one."""
+        return max(1, round(self.regularized * self.points))
+
+    @property
+    def shape(self) -> tuple[int, int, float]:
+        """What a SIREN is made from."""
+        return self.width, self.hidden, self.omega
+
+
+@dataclass(frozen=True)
+class IdirSettings(PointSettings):
+    """Settings of IDIR.
+
+    The published weight of the bending energy is 10, divided by the number of points (10,000) once more than a
+    mean is: 1e-3 of the mean here. It was set for axes scaled to [-1, 1] each; here one scale serves all axes,
+    so that it holds along the longest side and is the same, in mm, along the others.
+    """
+
     bending: float = setting(1e-3, "weight of the mean bending energy", low=0, high=1000)
     jacobian: float = setting(0.0, "weight of the mean |det - 1|", low=0, high=1000)
     hyperelastic: float = setting(0.0, "weight of the mean hyperelastic energy", low=0, high=1000)
-    rate: float = setting(1e-4, "learning rate at the start", low=1e-7, high=1)
-    final_rate: float = setting(1e-4, "learning rate at the end of its cosine", low=0, high=1)
 
 
 _PAPER = IdirSettings()
@@ -62,11 +81,10 @@ def fit(problem: Problem, settings: IdirSettings, run: Run) -> Field:
     from inrreg.pointwise import PointLoss
 
     generator = torch.Generator().manual_seed(run.seed)
-    field = Siren(settings.width, settings.hidden, settings.omega, generator=generator).to(problem.device)
-    run.field = field
+    field = run.field = Siren(*settings.shape, generator=generator).to(problem.device)
     optimizer = torch.optim.Adam(field.parameters(), lr=settings.rate)
     rate = cosine(settings.rate, settings.final_rate)
-    loss = PointLoss(problem, settings.points, round(settings.regularized * settings.points))
+    loss = PointLoss(problem, settings.points, settings.regularized_points)
     run.plan([settings.steps])
     for part in run.stage("network", settings.steps):
         losses = terms(loss, field, settings)
