@@ -62,7 +62,7 @@ class AlphaFields:
     def unpack(cls, data: bytes) -> AlphaFields:
         """What `pack` made. Raises `UserError` (code `result`) for anything else."""
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            with np.load(io.BytesIO(data)) as file:
                 described = json.loads(str(file["described"]))
                 vectors = file["vectors"].astype(np.float32)
                 return cls(described["chosen"], described["curves"], file["alphas"], vectors, file["matrix"])

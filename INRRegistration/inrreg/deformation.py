@@ -303,7 +303,10 @@ class Deformation:
 
     @classmethod
     def _load(cls, folder: Path) -> Deformation:
-        data: dict[str, Any] = protocol.read_json(folder / "model.json")
+        description = folder / "model.json"
+        if description.is_file() and description.stat().st_size > _MOST_BYTES:
+            raise UserError("model", f"The model in {folder} is damaged (its description is too long).")
+        data: dict[str, Any] = protocol.read_json(description)
         if not isinstance(data, dict) or data.get("version") != protocol.VERSION:
             raise UserError("model", f"{folder} holds no model of version {protocol.VERSION}.")
         try:
@@ -327,6 +330,10 @@ class Deformation:
             )
         except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
             raise UserError("model", f"The model in {folder} is damaged ({type(error).__name__}).") from None
+
+
+_MOST_BYTES = 1 << 20
+"""Of a model's description, which holds no weights; 25 members of an ensemble need less than a tenth of it."""
 
 
 def _least_weights(spec: Any) -> int:

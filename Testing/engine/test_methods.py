@@ -40,7 +40,7 @@ QUICK: dict[str, dict[str, Any]] = {
     },
     "lddmm_light": {
         "time_steps": 4,
-        "steps": (30, 20),
+        "steps": (45, 30),
         "fit_steps": 5,
         "image_spacing": (12, 8),
         "node_spacing": (24, 16),

@@ -95,7 +95,7 @@ def test_a_job_gives_progress_and_a_result_that_reads_back(client, tmp_path):
     folder = make_job(tmp_path / "jöb ü")
     client.send("register", "r1", folder=str(folder), resample=True)
     result, before = client.wait("result", "error")
-    assert result.kind == "result"
+    assert result.kind == "result", result.data
     assert {event.request for event in [*before, result]} == {"r1"}
     steps = [event.data["step"] for event in before if event.kind == "progress"]
     assert steps == list(range(1, 21))

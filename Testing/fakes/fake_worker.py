@@ -220,7 +220,6 @@ def install():
         "optimization": {"Cancelled": Cancelled},
         "evaluation": {"of_transform": of_transform, "determinant_map": determinant_map, "recorded": lambda result: {}},
         "deformation": {"Deformation": Deformation, "load_transform": lambda path, alpha=None: None},
-        "images": {"write_image": lambda image, path: __import__("SimpleITK").WriteImage(image, str(path))},
         "report": {"write_report": write_report},
     }
     for name, content in modules.items():

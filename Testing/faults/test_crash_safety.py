@@ -70,6 +70,8 @@ def test_a_killed_registration_is_cleaned_up_by_the_next(when: str, images: Path
     told = []
     register(job(images), output, emit=lambda kind, data: kind == "log" and told.append(data["text"]))
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
+    told = [text for text in told if not text.startswith("similarity")]
+    assert told
     assert all("interrupted" in text for text in told)
     assert ("Brought back" in " ".join(told)) == (when == "between two moves")
     assert told[0] in (output / "log.txt").read_text()

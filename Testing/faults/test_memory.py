@@ -119,7 +119,7 @@ def test_a_step_that_does_not_fit_ends_in_a_sentence(error: Exception, code: str
     def step(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("inrreg.optimization.descend", step)
+    monkeypatch.setattr("inrreg.dense.descend", step)
     out = io.BytesIO()
     Worker(io.BytesIO(), out)._work(Message("register", {"folder": str(folder)}, "r", "job"))
     last = Message.decode(out.getvalue().splitlines()[-1].decode(), EVENTS)

@@ -70,7 +70,7 @@ class Flow(Field):
         The velocity is looked at, where it does not know itself everywhere, at points (N, 3), normalized.
         """
         for _ in range(4):
-            steepest = max(float(self._at(time).steepness(points)) for time in self.times)
+            steepest = float(torch.stack([self._at(time).steepness(points) for time in self.times]).max())
             enough = steepest <= STEEPEST * self.steps
             if enough or self.steps == MOST_STEPS or not math.isfinite(steepest):
                 break

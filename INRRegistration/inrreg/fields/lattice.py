@@ -267,7 +267,8 @@ class Lattice(Field):
         """Positions within the cell (N, 3), and the 64 coefficients around it by z, y and x, (N, 64, C)."""
         origin, spacing, rotation = (self._constant(name, x) for name in ("origin", "spacing", "rotation"))
         t = (x @ rotation - origin) / spacing
-        base = torch.minimum(t.detach().floor().clamp(min=1), self._constant("size", x) - 3).long()
+        # NaN is some cell: it stays NaN in the value, and is told as a diverged field
+        base = torch.minimum(t.detach().floor().nan_to_num(1.0).clamp(min=1), self._constant("size", x) - 3).long()
         taps = torch.arange(4, device=x.device) - 1
         i, j, k = (base[:, a, None] + taps for a in range(3))
         columns, rows = coefficients.shape[2], coefficients.shape[1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -113,6 +114,7 @@ class VelocityLattice(Field, Velocity):
         self.geometry = geometry if isinstance(geometry, LatticeGeometry) else LatticeGeometry.from_dict(geometry)
         self.register_buffer("_held", None, persistent=False)
         self._times: tuple[float, ...] = ()
+        self._constants: dict[Any, Any] = {}
 
     def spec(self) -> dict[str, Any]:
         return {"kind": self.kind, "network": self.network.spec(), "geometry": self.geometry.to_dict()}
@@ -130,7 +132,10 @@ class VelocityLattice(Field, Velocity):
         return self._held[self._times.index(self.time)] if self.time in self._times else self._nodes([self.time])[0]
 
     def value(self, x: Tensor) -> Tensor:
-        return self.geometry.volume(self.nodes()).sample(x).movedim(0, -1)
+        nodes, key = self.nodes(), ("volume", x.dtype, x.device)
+        if key not in self._constants:
+            self._constants[key] = self.geometry.volume(nodes)
+        return replace(self._constants[key], data=nodes.movedim(-1, 0)[None]).sample(x).movedim(0, -1)
 
     def jet(self, x: Tensor, order: int, *, trace: bool = False) -> Jet:
         self.check_order(order)
@@ -173,7 +178,11 @@ class VelocityLattice(Field, Velocity):
         return self.network.course(times, list(coordinates), self._constant("rotation", like))
 
     def _constant(self, name: str, like: Tensor) -> Tensor:
-        return torch.as_tensor(getattr(self.geometry, name)).to(like.dtype).to(like.device)
+        """An array of the geometry in the type and on the device of another tensor, each made once."""
+        key = (name, like.dtype, like.device)
+        if key not in self._constants:
+            self._constants[key] = torch.as_tensor(getattr(self.geometry, name)).to(like.dtype).to(like.device)
+        return self._constants[key]
 
 
 def laplacian(nodes: Tensor, spacing: Iterable[float]) -> Tensor:

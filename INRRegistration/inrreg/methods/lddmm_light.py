@@ -65,8 +65,8 @@ def fit(problem: Problem, settings: LddmmLightSettings, run: Run) -> Field:
     """Optimize the velocity for this pair, on ever finer lattices; the result is the flow of the last one's."""
     import torch
 
+    from inrreg.constraints import constraints
     from inrreg.fields import Flow, LatticeGeometry, TimedSeparable, VelocityLattice
-    from inrreg.guidance import guidance_loss
     from inrreg.lattices import ImageLattice
     from inrreg.lddmm import Coarse, Paths, check_steps, lattice_energy
     from inrreg.optimization import cosine, descend
@@ -111,8 +111,7 @@ def fit(problem: Problem, settings: LddmmLightSettings, run: Run) -> Field:
                 "local NCC": images.loss_of(paths.displacement(flow)),
                 "energy": lattice_energy(flow.velocity, *energy_of),
             }
-            if problem.guides is not None:
-                terms["guidance"] = guidance_loss(flow.value(problem.guides[0]), problem)
+            terms |= constraints(flow.value, problem)
             descend(optimizer, rate((before + part * steps) / total), terms)
             run.report(terms)
         before += steps
