@@ -261,6 +261,19 @@ def initial_transform(toward_moving: vtk.vtkGeneralTransform, fixed: Snapshot) -
     return InitialTransform(toward_moving, low - margin, high + margin)
 
 
+def state(node: Any) -> list[tuple[str, int]]:
+    """What becomes another value when the voxels of a volume or segmentation change, or are replaced."""
+    if node.IsA("vtkMRMLSegmentationNode"):
+        segmentation = node.GetSegmentation()
+        kind = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+        parts = [segmentation.GetSegment(each) for each in segmentation.GetSegmentIDs()]
+        images = [part.GetRepresentation(kind) for part in parts]
+    else:
+        images = [node.GetImageData()]
+    found = [image.GetPointData().GetScalars() for image in images if image is not None]
+    return [(voxels.GetAddressAsString(""), voxels.GetMTime()) for voxels in found if voxels is not None]
+
+
 def _array(image: vtk.vtkImageData) -> np.ndarray:
     """An image's voxels, shape (k, j, i), not copied."""
     scalars = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())

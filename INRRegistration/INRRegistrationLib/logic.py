@@ -125,13 +125,17 @@ class Registrations:
             raise
 
     def new_folder(self) -> Path:
-        """An empty folder that goes when Slicer exits."""
-        if self._folder is None:
-            temporary = Path(slicer.app.temporaryPath)
-            self._folder = JobsFolder(temporary)
-            threading.Thread(target=remove_abandoned, args=(temporary,), daemon=True).start()
+        """An empty folder that goes when Slicer exits. Raises `UserError` (code `disk`) where there can be none."""
+        temporary = Path(slicer.app.temporaryPath)
         self._watch_exit()
-        return self._folder.new()
+        try:
+            if self._folder is None:
+                self._folder = JobsFolder(temporary)
+                threading.Thread(target=remove_abandoned, args=(temporary,), daemon=True).start()
+            return self._folder.new()
+        except OSError as error:
+            hint = "Free some space there, or choose another temporary folder in Slicer's settings."
+            raise UserError("disk", f"Nothing can be written in {temporary} ({error.strerror}).", hint) from None
 
     def wait(self, operation: Operation) -> None:
         """Process events until an operation is done. Raises `UserError` where it failed or was cancelled."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import uuid
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,23 @@ _ending: list[Any] = []
 """Processes on their way out. Kept here, as they may outlive the object that started them."""
 TAIL = 30
 """Lines of stderr that are kept for the message when the process dies."""
+TURN = 0.01
+"""Seconds for which lines are taken in at a time: the user has a turn between, however much the worker says."""
+LONGEST, SHOWN = 1 << 22, 1000
+"""Bytes that are kept of one line, and characters of one that is no event."""
+
+
+class Inbox:
+    """What a process has said and nobody has heard yet."""
+
+    def __init__(self) -> None:
+        self.rest = {"out": b"", "err": b""}
+        """Lines that are not whole yet, by channel."""
+        self.lines: deque[tuple[Callable[[str], None], bytes]] = deque()
+        self.waiting = False
+        """Whether there will be another turn for them."""
+        self.then: Callable[[], None] | None = None
+        """What follows the last line."""
 
 
 class WorkerProcess:
@@ -73,10 +93,10 @@ class WorkerProcess:
         # Slicer's launcher.
         process.setWorkingDirectory(str(Path(__file__).resolve().parents[1]))
         self._process, self._ready, self._tail = process, False, []
-        buffers = {"out": b"", "err": b""}
-        process.readyReadStandardOutput.connect(lambda *_: self._read(process, buffers))
-        process.readyReadStandardError.connect(lambda *_: self._read(process, buffers))
-        process.finished.connect(lambda *_: self._on_finished(process, buffers))
+        inbox = Inbox()
+        process.readyReadStandardOutput.connect(lambda *_: self._read(process, inbox))
+        process.readyReadStandardError.connect(lambda *_: self._read(process, inbox))
+        process.finished.connect(lambda *_: self._on_finished(process, inbox))
         process.errorOccurred.connect(lambda error, *_: self._on_error(process, error))
         process.start(program, arguments)
 
@@ -152,17 +172,35 @@ class WorkerProcess:
         # Writing to a process that has ended reports success; its end comes through `finished`.
         self._process.write(message.encode().encode("utf-8") + b"\n")
 
-    def _read(self, process: Any, buffers: dict[str, bytes]) -> None:
+    def _read(self, process: Any, inbox: Inbox) -> None:
         """Take what has arrived, split it into whole lines and keep the rest."""
         channels = (
             ("out", process.readAllStandardOutput, self._take_event),
             ("err", process.readAllStandardError, self._take_text),
         )
         for name, read, take in channels:
-            *lines, buffers[name] = (buffers[name] + read().data()).split(b"\n")
-            for line in lines:
-                if process is self._process and line.strip():
-                    take(line.decode("utf-8", "replace").rstrip())
+            *lines, rest = (inbox.rest[name] + read().data()).split(b"\n")
+            inbox.lines.extend((take, line) for line in lines)
+            inbox.rest[name] = rest[:LONGEST]
+        self._take_lines(process, inbox)
+
+    def _take_lines(self, process: Any, inbox: Inbox) -> None:
+        """Take lines for one turn; the others, and what is to follow the last of them, have the next turns."""
+        end = time.monotonic() + TURN
+        while inbox.lines and time.monotonic() < end:
+            take, line = inbox.lines.popleft()
+            if process is self._process and line.strip():
+                take(line.decode("utf-8", "replace").rstrip())
+        if inbox.lines and not inbox.waiting:
+            inbox.waiting = True
+            qt.QTimer.singleShot(0, lambda: self._next_turn(process, inbox))
+        elif not inbox.lines and inbox.then is not None:
+            then, inbox.then = inbox.then, None
+            then()
+
+    def _next_turn(self, process: Any, inbox: Inbox) -> None:
+        inbox.waiting = False
+        self._take_lines(process, inbox)
 
     def _take_event(self, line: str) -> None:
         try:
@@ -186,16 +224,20 @@ class WorkerProcess:
             self.event.emit(message)
 
     def _take_text(self, line: str) -> None:
+        line = line[:SHOWN]
         self._tail = [*self._tail, line][-TAIL:]
         self.output.emit(line)
 
-    def _on_finished(self, process: Any, buffers: dict[str, bytes]) -> None:
-        for name in buffers:
-            buffers[name] += b"\n"
-        self._read(process, buffers)
+    def _on_finished(self, process: Any, inbox: Inbox) -> None:
+        for name in inbox.rest:
+            inbox.rest[name] += b"\n"
+        inbox.then = lambda: self._on_last_word(process)
+        self._read(process, inbox)
         process.deleteLater()
         if process in _ending:
             _ending.remove(process)
+
+    def _on_last_word(self, process: Any) -> None:
         if process is self._process:
             last = f" Its last words: {self._tail[-1]}" if self._tail else ""
             hint = "Register again to restart it; the log holds what it printed."

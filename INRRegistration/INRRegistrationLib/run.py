@@ -12,7 +12,7 @@ import slicer
 from inrreg import protocol
 from inrreg.protocol import UserError
 
-from . import embedded, hierarchy, nrrd, results
+from . import embedded, export, hierarchy, nrrd, results
 from .operation import DONE, RUNNING, Operation, remove_files
 from .preview import Preview
 from .process import WorkerProcess
@@ -36,6 +36,8 @@ NODES = (
 """Entries of a request that the end of a run needs."""
 DRAWN = ("mask", "labels", "landmarks", "structures")
 """What is drawn on a volume, and goes with it."""
+INPUTS = NODES[:6]
+"""Those of them whose voxels count."""
 
 
 class Run(Operation):
@@ -51,6 +53,7 @@ class Run(Operation):
         self._ids = {name: node.GetID() for name in NODES if (node := getattr(request, name)) is not None}
         self._attributes = {"Preset": request.preset, "Version": str(protocol.VERSION), "Evaluation": None}
         self._placement = hierarchy.placement(request.fixed, request.moving)
+        self._voxels = {name: export.state(getattr(request, name)) for name in INPUTS if name in self._ids}
         write = request.gather(folder, folder.name)
         entries = {"resample": request.resample, "preview": request.preview}
         super().__init__(process, folder, lambda: (entries, write()))
@@ -124,12 +127,22 @@ class Run(Operation):
             self._shown.keep()
         embedded.remove_orphans()
         self.transform, self.volume = transform, volume
+        self.warnings += self._changed(nodes)
         if replaced:
             self._forget_result(Path(replaced))
 
     def _alpha(self) -> str | None:
         chosen = self.metrics.get("alpha")
         return repr(float(chosen["chosen"])) if chosen else None
+
+    def _changed(self, nodes: dict[str, Any]) -> list[str]:
+        """What to tell of inputs that were edited, or whose voxels were replaced, meanwhile."""
+        text = "'{}' was changed while it was registered: the result is that of what it was before. Register again."
+        return [
+            text.format(node.GetName())
+            for name, before in self._voxels.items()
+            if (node := nodes[name]) is not None and export.state(node) != before
+        ]
 
     def _forget_result(self, folder: Path) -> None:
         """Remove the files of a replaced result, unless a copy of its node needs them, or they are the user's own."""

@@ -22,9 +22,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from hypothesis import strategies as st
-from Testing.faults import files
-from Testing.faults.judging import VALID, check_sentence, outcome
-from Testing.faults.panel_process import Reader
 
 from inrreg import images, intensities, protocol, tasks, worker
 from inrreg.deformation import Deformation
@@ -35,6 +32,9 @@ from inrreg.protocol import COMMANDS, EVENTS, Job, Message, UserError
 from inrreg.registration import register
 from inrreg.transforms import read_transform
 from INRRegistrationLib import nrrd
+from Testing.faults import files
+from Testing.faults.judging import VALID, check_sentence, outcome
+from Testing.faults.panel_process import Reader
 
 Check = Callable[[Any, Path], str]
 

@@ -22,6 +22,9 @@ class Timer:
 
     def setSingleShot(self, *_: Any) -> None: ...
 
+    @staticmethod
+    def singleShot(*_: Any) -> None: ...
+
     def start(self, *_: Any) -> None: ...
 
     def stop(self, *_: Any) -> None: ...
@@ -79,9 +82,11 @@ class Reader:
         self.handle.event.connect(self.events.append)
         self.handle.output.connect(self.lines.append)
         self.handle.hello.connect(self.hellos.append)
-        self._buffers = {"out": b"", "err": b""}
+        self._inbox = module().Inbox()
 
     def take(self, data: bytes) -> None:
         """What arrives in one piece on stdout."""
         self.handle._process.out = data
-        self.handle._read(self.handle._process, self._buffers)
+        self.handle._read(self.handle._process, self._inbox)
+        while self._inbox.lines:
+            self.handle._next_turn(self.handle._process, self._inbox)

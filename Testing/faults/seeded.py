@@ -17,13 +17,13 @@ from unittest.mock import patch
 
 import numpy as np
 import SimpleITK as sitk
-from Testing.faults import families, panel_process
-from Testing.faults.families import FAMILIES
-from Testing.faults.fuzz import fuzz
 
 from inrreg import abandoned, images, intensities, landmarks, protocol, transforms
 from inrreg.geometry import Grid
 from INRRegistrationLib import nrrd
+from Testing.faults import families, panel_process
+from Testing.faults.families import FAMILIES
+from Testing.faults.fuzz import fuzz
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from Testing.faults.endurance import make_job
 
 from inrreg.abandoned import beside, remove_abandoned
 from inrreg.images import atomic, write_image
 from inrreg.protocol import Job
 from inrreg.registration import register
+from Testing.faults.endurance import make_job
 
 QUICK = {"steps": 2, "points": 100, "width": 8, "hidden": 1}
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

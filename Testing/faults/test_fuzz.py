@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from Testing.faults.families import FAMILIES
 from Testing.faults.fuzz import fuzz
 from Testing.faults.seeded import BUGS, found_after

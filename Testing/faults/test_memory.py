@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 import torch
-from Testing.faults import endurance
-from Testing.faults.endurance import make_job
 
 from inrreg import registration
 from inrreg.fields import Siren
 from inrreg.memory import in_chunks, is_exhausted
 from inrreg.protocol import EVENTS, Job, Message
 from inrreg.worker import Worker
+from Testing.faults import endurance
+from Testing.faults.endurance import make_job
 
 QUICK = endurance.QUICK["fast"]
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from Testing.faults.endurance import QUICK, make_job
 
 from inrreg.deformation import Deformation
 from inrreg.protocol import EVENTS, Job, Message, UserError
@@ -22,6 +21,7 @@ from inrreg.registration import register
 from inrreg.tasks import refuse_detached, resample
 from inrreg.warping import warp
 from inrreg.worker import Worker
+from Testing.faults.endurance import QUICK, make_job
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "INRRegistration").rglob("*.py"))
