@@ -130,7 +130,7 @@ class Worker:
             found = devices()
         except ImportError as missing:
             error = missing
-        except (OSError, RuntimeError) as broken:
+        except (OSError, RuntimeError, AttributeError) as broken:  # an uninstallation may leave an empty package
             hint = "Reinstall it with the PyTorch extension's PyTorch Utils module, and restart Slicer."
             error = UserError("torch", f"PyTorch is installed but cannot be loaded ({broken}).", hint)
         # The fastest first: what `auto` takes.

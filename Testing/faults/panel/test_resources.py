@@ -62,7 +62,7 @@ def test_the_disk_is_full_before_the_worker_begins(small_disk, user, slicer, pai
     left = Left(slicer)
     user.click()
     user.wait_for_end()
-    assert "No space left" in user.error
+    assert "could not be written" in user.error
     assert "temporary folder full" in user.error
     left.check_nothing_happened()
     filler.unlink()
@@ -94,13 +94,9 @@ def test_no_room_for_the_result_and_no_memory(real_user, slicer, pair, worker_co
     assert "written" in user.error or "disk" in user.error, user.error
     left.check_nothing_happened()
     user.process.stop()
-    size = (400, 400, 300)
-    big = [
-        slicer.util.addVolumeFromArray(
-            np.add.outer(np.arange(size[2]), np.zeros(size[1::-1], np.uint8)).astype(np.uint8)
-        )
-        for _ in range(2)
-    ]
+    voxels = np.zeros((300, 400, 400), np.uint8)
+    voxels[100:200] = 1
+    big = [slicer.util.addVolumeFromArray(voxels) for _ in range(2)]
     worker_command("-c", LIMITED, "200")
     user.choose(*big, "fast", **QUICK)
     left.remember()
@@ -120,7 +116,7 @@ def test_no_room_for_the_result_and_no_memory(real_user, slicer, pair, worker_co
             "PyTorch is installed but cannot be loaded",
         ),
         ("raise ImportError('DLL load failed', name='torch')", "PyTorch is not installed, or cannot be loaded"),
-        ("__version__ = '1.0'", "PyTorch"),
+        ("", "installed but cannot be loaded"),
         ("import os; os.abort()", "ended unexpectedly"),
     ],
     ids=["a library lacks", "it cannot be imported", "it is empty", "it crashes"],
