@@ -104,8 +104,10 @@ def test_no_room_for_the_result_and_no_memory(real_user, slicer, pair, worker_co
     user.wait_for_end(120)
     assert "too little free memory" in user.error
     left.check_nothing_happened()
+    worker = user.process.process_id
     user.choose(*pair, "fast", **QUICK)
     user.register(120)
+    assert user.process.process_id == worker
 
 
 @pytest.mark.parametrize(

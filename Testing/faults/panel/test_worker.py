@@ -151,6 +151,24 @@ def test_stopped_for_longer_than_it_may_be_silent(user, pair, left, monkeypatch)
     assert pair[1].GetParentTransformNode() is not None
 
 
+def test_stopped_for_longer_than_a_step_may_last(user, pair, left, fake_engine):
+    """It may take itself for seized when it goes on: then it ends in a sentence, else in a result."""
+    fake_engine.append("--seized=1.5")
+    user.choose(*pair, steps=200)
+    left.remember()
+    begin(user)
+    os.kill(user.process.process_id, signal.SIGSTOP)
+    time.sleep(2)
+    os.kill(user.process.process_id, signal.SIGCONT)
+    user.wait_for_end()
+    if user.error:
+        assert ENDED in user.error
+        left.check_nothing_happened()
+    else:
+        assert pair[1].GetParentTransformNode() is not None
+    print(f"\nstopped for 2 s of 1.5 s: {user.error or 'a result'}")
+
+
 def test_cancel_ends_a_stopped_worker(user, pair, left):
     user.choose(*pair, steps=10_000)
     left.remember()
