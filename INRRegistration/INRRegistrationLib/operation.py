@@ -51,7 +51,7 @@ class Operation:
         for signal, slot in self._connections():
             signal.connect(slot)
         self._observer = slicer.mrmlScene.AddObserver(slicer.mrmlScene.StartCloseEvent, self._on_scene_close)
-        self._task = Task(lambda: (*write(), process.place.send(folder)), self._on_written)
+        self._task = Task(lambda: self._write(write), self._on_written)
 
     @property
     def active(self) -> bool:
@@ -95,6 +95,14 @@ class Operation:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # ---------------------------------------------------------------------------------------- stages
+
+    def _write(self, write: Callable[[], tuple[dict[str, Any], list[str]]]) -> Any:
+        """Off the GUI thread. What is still being written when the end comes could not be removed by then."""
+        try:
+            return (*write(), self._process.place.send(self._folder))
+        finally:
+            if not self.active:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def _on_written(self, written: Any, error: BaseException | None) -> None:
         if error is not None:

@@ -218,6 +218,7 @@ def test_cancel_pressed_a_hundred_times(user, pair, left):
     user.wait_for_end()
     assert not user.error
     assert "Cancelled" in user.ui.statusLabel.text
+    user.wait(lambda: left.jobs() == [], timeout=5)
     left.check_nothing_happened()
     user.set_setting("steps", 3)
     user.register()
