@@ -79,7 +79,7 @@ def test_a_click_during_the_installation_starts_nothing(logic, slicer, pair, mon
 
     refused = []
 
-    def install():
+    def install(*_):
         with pytest.raises(UserError, match="already running") as caught:
             logic.register(*pair, preset="fake")
         refused.append(caught.value.code)
@@ -88,7 +88,7 @@ def test_a_click_during_the_installation_starts_nothing(logic, slicer, pair, mon
     logic.register(*pair, preset="fake")
     assert refused == ["busy"]
     runs = shared().operation
-    monkeypatch.setattr(dependencies, "ensure", lambda: slicer.mrmlScene.RemoveNode(pair[1]))
+    monkeypatch.setattr(dependencies, "ensure", lambda *_: slicer.mrmlScene.RemoveNode(pair[1]))
     with pytest.raises(UserError, match="'Moving' was deleted"):
         logic.register(*pair, preset="fake")
     assert shared().operation is runs
