@@ -40,12 +40,19 @@ def missing(packages: Mapping[str, str] = MappingProxyType(PACKAGES)) -> list[st
 
 def satisfied(package: str, version: str) -> bool:
     """Whether a package is installed in that version or a newer one."""
+    if _installed(package) >= _numbers(version):
+        return True
+    # Looking anew is dear: only for what may have come meanwhile.
     importlib.invalidate_caches()
+    return _installed(package) >= _numbers(version)
+
+
+def _installed(package: str) -> tuple[int, ...]:
+    """The version's leading numbers; before any version's where there is none."""
     try:
-        installed = importlib.metadata.version(package)
+        return _numbers(importlib.metadata.version(package))
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return _numbers(installed) >= _numbers(version)
+        return (-1,)
 
 
 def ensure_torch() -> None:
