@@ -68,6 +68,14 @@ class LatticeGeometry:
             values.movedim(-1, 0)[None], *(torch.as_tensor(each).to(values.dtype).to(values.device) for each in maps)
         )
 
+    def constant(self, name: str, like: Tensor, made: dict[Any, Any]) -> Tensor:
+        """An array of the geometry in the type and on the device of another tensor, each kept in `made`."""
+        key = (name, like.dtype, like.device)
+        if key not in made:
+            exact = torch.as_tensor(getattr(self, name))
+            made[key] = exact.to(like.dtype).to(like.device)  # in this order: not every device has float64
+        return made[key]
+
     def weights(self, axis: int, points: np.ndarray, derivative: int = 0) -> Tensor:
         """The matrix (P, n) that takes the coefficients along one axis to P points of that axis, normalized."""
         t = (np.asarray(points) - self.origin[axis]) / self.spacing[axis]
@@ -249,12 +257,7 @@ class Lattice(Field):
         return torch.stack(columns, -1)
 
     def _constant(self, name: str, like: Tensor) -> Tensor:
-        """An array of the geometry in the type and on the device of another tensor, each made once."""
-        key = (name, like.dtype, like.device)
-        if key not in self._constants:
-            exact = torch.as_tensor(getattr(self.geometry, name))
-            self._constants[key] = exact.to(like.dtype).to(like.device)  # in this order: not every device has float64
-        return self._constants[key]
+        return self.geometry.constant(name, like, self._constants)
 
     def _turn(self, x: Tensor) -> Tensor:
         return self._constant("rotation", x).T

@@ -178,11 +178,7 @@ class VelocityLattice(Field, Velocity):
         return self.network.course(times, list(coordinates), self._constant("rotation", like))
 
     def _constant(self, name: str, like: Tensor) -> Tensor:
-        """An array of the geometry in the type and on the device of another tensor, each made once."""
-        key = (name, like.dtype, like.device)
-        if key not in self._constants:
-            self._constants[key] = torch.as_tensor(getattr(self.geometry, name)).to(like.dtype).to(like.device)
-        return self._constants[key]
+        return self.geometry.constant(name, like, self._constants)
 
 
 def laplacian(nodes: Tensor, spacing: Iterable[float]) -> Tensor:
