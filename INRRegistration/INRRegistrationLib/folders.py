@@ -6,12 +6,17 @@ however the owner ends.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from inrreg.abandoned import LOCK, lock_of, locked, remove
 
 PREFIX = "INRRegistration-"
+LIMIT = 4 << 30
+"""Bytes that the results of earlier jobs may take together."""
 
 
 class JobsFolder:
@@ -29,9 +34,36 @@ class JobsFolder:
         folder.mkdir()
         return folder
 
+    def jobs(self) -> list[Path]:
+        """The folders of all jobs, the oldest first."""
+        found = [self.path / f"job-{number + 1}" for number in range(self._count)]
+        return [folder for folder in found if folder.is_dir()]
+
     def remove(self) -> None:
         """Remove it all; what another program holds open goes with the next Slicer."""
         remove(self.path, self._file)
+
+
+def trim(jobs: list[Path], needed: Collection[Path]) -> None:
+    """Remove the folders of ended jobs that are not `needed`, then the oldest ones beyond `LIMIT`: the scene has more.
+
+    Safe off the GUI thread. What another program holds open stays.
+    """
+    taken = 0
+    for folder in reversed(jobs):
+        if folder in needed:
+            taken += _size(folder)
+        if folder not in needed or taken > LIMIT:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def remove_abandoned(temporary: Path) -> None:

@@ -14,9 +14,9 @@ import slicer
 
 from inrreg.protocol import UserError
 
-from . import dependencies
+from . import dependencies, results
 from .evaluation import Evaluation, Judged
-from .folders import JobsFolder, remove_abandoned
+from .folders import JobsFolder, remove_abandoned, trim
 from .operation import DONE, FAILED, Operation
 from .places import Host
 from .process import WorkerProcess
@@ -112,6 +112,7 @@ class Registrations:
             self.operation = operation = self._make(make, self.worker(host))
         finally:
             self._starting = False
+        operation.finished.connect(self._trim)
         operation.finished.connect(self.changed.emit)
         self.changed.emit()
         return operation
@@ -131,11 +132,20 @@ class Registrations:
         try:
             if self._folder is None:
                 self._folder = JobsFolder(temporary)
+                scene = slicer.mrmlScene
+                self._observer = scene.AddObserver(scene.EndCloseEvent, self._trim)
                 threading.Thread(target=remove_abandoned, args=(temporary,), daemon=True).start()
             return self._folder.new()
         except OSError as error:
             hint = "Free some space there, or choose another temporary folder in Slicer's settings."
             raise UserError("disk", f"Nothing can be written in {temporary} ({error.strerror}).", hint) from None
+
+    def _trim(self, *_: Any) -> None:
+        """Remove what no transform in the scene needs any more; nothing of it is written or read now."""
+        if self._folder is not None and not self.busy:
+            transforms = slicer.util.getNodesByClass("vtkMRMLTransformNode")
+            needed = {Path(path).parent for node in transforms if (path := node.GetAttribute(results.RESULT))}
+            threading.Thread(target=trim, args=(self._folder.jobs(), needed), daemon=True).start()
 
     def wait(self, operation: Operation) -> None:
         """Process events until an operation is done. Raises `UserError` where it failed or was cancelled."""
@@ -156,6 +166,7 @@ class Registrations:
             self._watching = False
             slicer.app.aboutToQuit.disconnect(self.quit)
         if self._folder is not None:
+            slicer.mrmlScene.RemoveObserver(self._observer)
             self._folder.remove()
             self._folder = None
 

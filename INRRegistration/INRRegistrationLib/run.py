@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from .operation import DONE, RUNNING, Operation, remove_files
 from .preview import Preview
 from .process import WorkerProcess
 from .request import Request
-from .results import RESULT
 
 NODES = (
     "fixed",
@@ -107,7 +105,6 @@ class Run(Operation):
         if hierarchy.placement(fixed, moving) != self._placement:
             hint = "Leave their transforms alone meanwhile, and register again."
             raise UserError("scene", "A volume was moved while it was registered.", hint)
-        replaced = output.GetAttribute(RESULT) if output is not None else None
         shown = self._shown.node if self._shown is not None else None
         if shown is not None and shown.GetScene() is None:
             shown = None  # the user has deleted it
@@ -128,8 +125,6 @@ class Run(Operation):
         embedded.remove_orphans()
         self.transform, self.volume = transform, volume
         self.warnings += self._changed(nodes)
-        if replaced:
-            self._forget_result(Path(replaced))
 
     def _alpha(self) -> str | None:
         chosen = self.metrics.get("alpha")
@@ -143,13 +138,6 @@ class Run(Operation):
             for name, before in self._voxels.items()
             if (node := nodes[name]) is not None and export.state(node) != before
         ]
-
-    def _forget_result(self, folder: Path) -> None:
-        """Remove the files of a replaced result, unless a copy of its node needs them, or they are the user's own."""
-        nodes = slicer.util.getNodesByClass("vtkMRMLTransformNode")
-        needed = str(folder) in [node.GetAttribute(RESULT) for node in nodes]
-        if folder.is_relative_to(self._folder.parent) and not needed:
-            shutil.rmtree(folder.parent, ignore_errors=True)
 
     def _tidy(self) -> None:
         """Keep the result of a registration that is done; of any other, not even a preview."""

@@ -190,3 +190,27 @@ def test_slicer_is_killed_with_a_job_running(user, slicer, pair):
     user.choose(*pair, steps=3)
     user.register()
     user.wait(lambda: not theirs.exists())
+
+
+def test_results_are_kept_as_long_as_the_scene_needs_them_and_within_a_limit(user, slicer, pair, left, monkeypatch):
+    """What the limit takes is restored from the scene; a scene that is closed leaves no images on the disk."""
+    from INRRegistrationLib import folders, results
+
+    user.choose(*pair, steps=2)
+    first = user.register()
+    folder = Path(first.GetAttribute(results.RESULT)).parent
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    user.ui.transformSelector.setCurrentNode(None)
+    second = user.register()
+    assert left.jobs() == ["job-1", "job-2"]
+    monkeypatch.setattr(folders, "LIMIT", 2.5 * size)
+    user.ui.transformSelector.setCurrentNode(None)
+    third = user.register()
+    user.wait(lambda: left.jobs() == ["job-2", "job-3"])
+    assert results.folder_of(first).is_dir()
+    slicer.mrmlScene.RemoveNode(second)
+    user.ui.transformSelector.setCurrentNode(third)
+    user.register()
+    user.wait(lambda: left.jobs() == ["job-4", "job-5"])
+    slicer.mrmlScene.Clear(0)
+    user.wait(lambda: left.jobs() == [])
