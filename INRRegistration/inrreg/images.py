@@ -14,6 +14,7 @@ from inrreg.abandoned import beside, remove_abandoned
 from inrreg.geometry import Grid
 from inrreg.intensities import check
 from inrreg.memory import exhausted, is_exhausted
+from inrreg.nifti import is_finite
 from inrreg.protocol import UserError
 
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
@@ -137,6 +138,9 @@ def read_header(path: str | Path, name: str) -> sitk.ImageFileReader:
     path = Path(path)
     if not path.is_file():
         raise UserError("file", f"The {name} {path} does not exist.")
+    if not is_finite(path):
+        hint = "Write the file again with the program that made it."
+        raise UserError("image", f"The header of the {name} {path} holds numbers that are infinite or none.", hint)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

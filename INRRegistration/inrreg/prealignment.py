@@ -65,6 +65,9 @@ def prealign(
             f"The {kind} prealignment failed: the images do not overlap enough.",
             "Align the volumes by hand first, or choose no prealignment.",
         ) from None
+    finally:
+        # Else it and its images would never go: a command that knows its method keeps it alive.
+        method.RemoveAllCommands()
     run.check_cancelled()
     return simplify(start)
 

@@ -66,6 +66,9 @@ def resample(
         if cancelled():
             raise Cancelled from None
         raise
+    finally:
+        # A command that knows its filter keeps it alive, and the transform and the image with it.
+        resampler.RemoveAllCommands()
 
 
 def padding_value(image: sitk.Image) -> float:

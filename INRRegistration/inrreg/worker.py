@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from inrreg import protocol
-from inrreg.memory import exhausted, is_exhausted
+from inrreg.memory import exhausted, give_back, is_exhausted
 from inrreg.protocol import Message, UserError
 from inrreg.tasks import TASKS
 from inrreg.versions import versions
@@ -81,6 +81,7 @@ class Worker:
                 self._evaluate(message)
             else:
                 self._work(message)
+                give_back()
 
     # ------------------------------------------------------------------------------------- commands
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
+import math
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -82,6 +85,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, each in written.items():
         sitk.WriteImage(each, str(folder / f"{name}.nrrd"))
     sitk.WriteImage(sitk.JoinSeries([image(texture())] * 2), str(folder / "series.nii"))
+    sitk.WriteImage(each, str(folder / "endless.nii"))
+    header = bytearray((folder / "endless.nii").read_bytes())
+    header[280:328] = struct.pack("<12f", 0, 0, 2e-6, 0, 0, 0, 2e-6, 0, 3, 2, math.inf, 0)  # its matrix to the world
+    (folder / "endless.nii").write_bytes(header)
+    with gzip.open(folder / "endless.nii.gz", "wb") as file:
+        file.write(header)
     (folder / "noise.nrrd").write_bytes(bytes(range(256)) * 4)
     (folder / "noise.tfm").write_text("this is no transform\n")
     (folder / "cut.nrrd").write_bytes((folder / "fixed.nrrd").read_bytes()[:3000])
@@ -157,6 +166,8 @@ BAD: dict[str, tuple[Callable[[Path], list[Any]], str]] = {
     "NaN": (lambda f: pair(f, "nan.nrrd"), "NaN or infinite"),
     "infinite": (lambda f: pair(f, moving="infinite.nrrd"), "NaN or infinite"),
     "huge values": (lambda f: pair(f, moving="huge.nrrd"), "beyond 1e+30"),
+    "NIfTI with an infinite matrix": (lambda f: pair(f, "endless.nii"), "infinite or none"),
+    "compressed NIfTI with an infinite matrix": (lambda f: pair(f, "endless.nii.gz"), "infinite or none"),
     "constant": (lambda f: pair(f, moving="constant.nrrd"), "same value everywhere"),
     "no overlap": (lambda f: pair(f, moving="far.nrrd"), "overlaps"),
     "empty mask": (lambda f: [*pair(f), "--fixed-mask", f / "empty_mask.nrrd"], "empty within its image"),

@@ -104,7 +104,7 @@ def main() -> int:
                 print(f"{number + 1:4} registrations: {memory[-1]:7.1f} MiB, {files[-1]} open files", flush=True)
         worker.process.stdin.close()
         worker.process.wait(timeout=10)
-        left = sorted(str(path.relative_to(outside)) for path in Path(outside).rglob("*") if path != place)
+        left = sorted(str(path.relative_to(outside)) for path in Path(outside).rglob("*") if path.is_file())
     warm = max(1, round(WARM_UP * len(memory)))
     part = max(1, len(memory) // 10)
     begin, end = np.median(memory[warm : warm + part]), np.median(memory[-part:])

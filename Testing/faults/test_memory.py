@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,13 @@ import torch
 
 from inrreg import registration
 from inrreg.fields import Siren
+from inrreg.geometry import Grid
 from inrreg.memory import in_chunks, is_exhausted
+from inrreg.optimization import Run
+from inrreg.prealignment import prealign
 from inrreg.protocol import EVENTS, Job, Message
+from inrreg.transforms import Affine
+from inrreg.warping import resample
 from inrreg.worker import Worker
 from Testing.faults import endurance
 from Testing.faults.endurance import make_job
@@ -149,3 +156,23 @@ def test_a_result_whose_evaluation_does_not_fit_at_once_is_the_same(folder: Path
     assert found["similarity"] == pytest.approx(expected["similarity"])
     fields = [(tmp_path / name / "displacement.nrrd").read_bytes() for name in ("one", "two")]
     assert fields[0] == fields[1]
+
+
+@pytest.mark.parametrize("kind", ["resample", "prealign"])
+def test_a_filter_that_asks_whether_to_stop_is_let_go(kind: str) -> None:
+    """Else each resampling would keep its field for as long as the worker lives."""
+
+    class Asked:
+        def __call__(self) -> bool:
+            return False
+
+    asked = Asked()
+    image = sitk.GaussianSource(sitk.sitkFloat32, [24, 24, 24], [5] * 3, [12] * 3)
+    if kind == "resample":
+        resample(image, Grid.of(image), sitk.Transform(), cancelled=asked)
+    else:
+        prealign("rigid", image, image, None, None, Affine(), Run(cancelled=asked))
+    known = weakref.ref(asked)
+    del asked
+    gc.collect()
+    assert known() is None
