@@ -20,6 +20,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,15 @@ from hypothesis.internal.charmap import charmap
 
 MEMORY = 6 << 30
 """Bytes of address space that a class may take: what would eat the machine is a finding."""
+LONGEST = 300.0
+"""Seconds that one input may take: what never ends is a finding, too."""
 
 
-def fuzz(family: Any, quota: int, number: int) -> dict[str, Any]:
-    """Draw `quota` inputs of a family with a seed: how many were drawn, what came out, the first finding or None."""
+def fuzz(family: Any, quota: int, number: int, note: Callable[[str], Any] = lambda text: None) -> dict[str, Any]:
+    """Draw `quota` inputs of a family with a seed: how many were drawn, what came out, the first finding or None.
+
+    `note` is given each input before it is checked.
+    """
     came: Counter[str] = Counter()
     rules = settings(
         max_examples=quota,
@@ -48,6 +54,7 @@ def fuzz(family: Any, quota: int, number: int) -> dict[str, Any]:
     @given(family.inputs)
     def run(what: Any) -> None:
         last[:] = [what]
+        note(repr(what)[:4000])
         with tempfile.TemporaryDirectory() as folder:
             came[family.check(what, Path(folder))] += 1
 
@@ -99,26 +106,35 @@ def in_a_process(name: str, quota: int, number: int) -> dict[str, Any]:
     """`fuzz` in a process of its own; its end is a finding."""
     context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, name, quota, number))
-    process.start()
-    theirs.close()
-    try:
-        row = ours.recv()
-    except EOFError:
+    with tempfile.TemporaryDirectory() as folder:
+        last = Path(folder) / "input"
+        process = context.Process(target=_answer, args=(theirs, name, quota, number, last))
+        process.start()
+        theirs.close()
+        try:
+            row = ours.recv()
+        except EOFError:
+            process.join()
+            error = f"the process ended with {process.exitcode}, by itself or after {LONGEST:g} s with one input"
+            finding = {"input": last.read_text(encoding="utf-8") if last.is_file() else "", "error": error}
+            row = {"class": name, "seed": number, "quota": quota, "drawn": 0, "came": {}, "finding": finding}
         process.join()
-        finding = {"input": "", "error": f"the process ended with {process.exitcode}"}
-        row = {"class": name, "seed": number, "quota": quota, "drawn": 0, "came": {}, "finding": finding}
-    process.join()
     return row
 
 
-def _answer(pipe: Any, name: str, quota: int, number: int) -> None:
+def _answer(pipe: Any, name: str, quota: int, number: int, last: Path) -> None:
     from Testing.faults.families import FAMILIES
 
-    faulthandler.enable(os.fdopen(os.dup(2), "w"))
+    trace = os.fdopen(os.dup(2), "w")
+    faulthandler.enable(trace)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries print of files that they cannot read
     limit_memory()
-    pipe.send(fuzz(FAMILIES[name], quota, number))
+
+    def note(text: str) -> None:
+        faulthandler.dump_traceback_later(LONGEST, exit=True, file=trace)
+        last.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+    pipe.send(fuzz(FAMILIES[name], quota, number, note))
 
 
 def limit_memory() -> None:
