@@ -313,8 +313,8 @@ class Deformation:
             tensors = load_file(folder / "model.safetensors")
             if _least_weights(data["field"]) > sum(tensor.numel() for tensor in tensors.values()):
                 raise ValueError("fewer weights than the field needs")
-            if not all(tensor.isfinite().all() for tensor in tensors.values()):
-                raise ValueError("weights that are no numbers")
+            if not all((tensor.abs() <= _MOST).all() for tensor in tensors.values()):
+                raise ValueError("weights that are no numbers, or out of all proportion")
             network = from_spec(data["field"])
             network.load_state_dict(tensors)
             size, origin, matrix = data["grid"]["size"], data["grid"]["origin"], data["grid"]["matrix"]
@@ -322,7 +322,7 @@ class Deformation:
                 network.freeze(),
                 Frame(_array(data["frame"]["centre"], 3), float(_array(data["frame"]["scale"], positive=True))),
                 Grid(_size(size), _array(origin, 3), _array(matrix, 3, 3, regular=True)),
-                tuple(read_transform(folder / Path(name).name) for name in data["before"]),
+                tuple(read_transform(folder / Path(name).name, own=True) for name in data["before"]),
                 _array(data["margins"], 2, 3, positive=True),
                 _array(data["spacing"], 3, positive=True),
                 float(_array(data["interpolation_error"])),
@@ -332,6 +332,8 @@ class Deformation:
             raise UserError("model", f"The model in {folder} is damaged ({type(error).__name__}).") from None
 
 
+_MOST = 1e9
+"""Of any weight, length in mm or other number in a model: beyond it, products of some of them would overflow."""
 _MOST_BYTES = 1 << 20
 """Of a model's description, which holds no weights; 25 members of an ensemble need less than a tenth of it."""
 
@@ -361,9 +363,9 @@ def _size(values: Any, most: int = 1 << 32) -> tuple[int, int, int]:
 
 
 def _array(values: Any, *shape: int, positive: bool = False, regular: bool = False) -> np.ndarray:
-    """Finite numbers of that shape. Raises ValueError for anything else."""
+    """Numbers of that shape, none beyond `_MOST`. Raises ValueError for anything else."""
     array = np.array(values, dtype=np.float64)
-    if array.shape != shape or not np.isfinite(array).all() or (positive and not (array > 0).all()):
+    if array.shape != shape or not (np.abs(array) <= _MOST).all() or (positive and not (array > 0).all()):
         raise ValueError("not the numbers of a model")
     if regular and abs(np.linalg.det(array)) < 1e-9:
         raise ValueError("not the axes of a grid")

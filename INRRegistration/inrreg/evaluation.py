@@ -21,14 +21,14 @@ from inrreg.geometry import Grid
 from inrreg.guidance import independent
 from inrreg.images import read_header, read_image, read_labels
 from inrreg.landmarks import Pairs, pair, read_points
-from inrreg.metrics import jacobian_summary, label_overlap, summary, target_registration_error
+from inrreg.metrics import jacobian_summary, summary, target_registration_error
 from inrreg.problem import Problem
 from inrreg.protocol import Job, UserError
 from inrreg.regularization import determinant
-from inrreg.transforms import Affine, DisplacementGrid, PointMap, invert, numerical_jacobian
+from inrreg.structure_overlap import overlap
+from inrreg.transforms import DisplacementGrid, PointMap, invert, numerical_jacobian
 from inrreg.tuning import judging_part
 from inrreg.verdict import Tolerances, judge
-from inrreg.warping import warp
 
 _MOST = 100_000
 """Points at which the Jacobian is taken; a larger grid is thinned evenly."""
@@ -84,7 +84,7 @@ def of_result(deformation: Deformation, problem: Problem, job: Job, judging: sli
         paths = job.fixed_landmarks, job.moving_landmarks
         metrics["landmarks"] = landmarks(deformation, *paths, problem.fixed, problem.moving, problem.guidance, judging)
     if problem.fixed_labels is not None:
-        metrics["labels"] = overlap(deformation, problem.fixed_labels, problem.moving_labels)
+        metrics["labels"] = overlap(deformation, problem.fixed_labels, problem.moving_labels, problem.grid)
     tolerances = job.tolerances_for(metrics["fixed_spacing"])
     metrics["verdict"] = judge(metrics, tolerances, job.label_names).to_dict()
     return metrics
@@ -120,7 +120,8 @@ def of_transform(
         fixed_labels, moving_labels = (
             read_labels(files[f"{name}_labels"], f"{name} labels") for name in ("fixed", "moving")
         )
-        metrics["labels"] = overlap(transform, fixed_labels, moving_labels)
+        within = Grid.of(image["fixed"]) if "fixed" in image else _evaluation_grid(transform)
+        metrics["labels"] = overlap(transform, fixed_labels, moving_labels, within)
     grid, mask = _evaluation_grid(transform), None
     if "fixed_mask" in files:
         mask_image = read_mask(files["fixed_mask"], "fixed mask", image.get("fixed"))
@@ -268,15 +269,6 @@ def sha256(path: str | Path) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def overlap(transform: PointMap, fixed: sitk.Image, moving: sitk.Image) -> dict[str, Any]:
-    """Dice, HD95 and mean distance to agreement of each label before and after, on the fixed labels' grid."""
-    rows = {}
-    for name, part in (("before", Affine()), ("after", transform)):
-        figures = label_overlap(fixed, warp(moving, part, Grid.of(fixed), labels=True))
-        rows[name] = {str(label): each for label, each in figures.items()}  # as JSON will have it
-    return rows
 
 
 def jacobian(transform: PointMap, grid: Grid, mask: np.ndarray | None) -> dict[str, Any]:

@@ -5,6 +5,8 @@ Everything here has one method, `map(points)`, for points (N, 3) float64.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -172,12 +174,12 @@ def numerical_jacobian(
     return jacobian
 
 
-def read_transform(path: str | Path) -> PointMap:
+def read_transform(path: str | Path, *, own: bool = False) -> PointMap:
     """A transform file: a displacement field image, or anything that SimpleITK reads as a transform.
 
     A field is taken as ITK and Slicer's *from parent* take it, at fixed-space points the vector to moving space,
     unless its NRRD header's `displacement field type` says `modeling`: then it is inverted. A DICOM registration
-    object needs pydicom.
+    object needs pydicom. A file of our `own` is read here; any other first in a process that it may end.
     Raises `UserError` (code `file` or `transform`) for a missing or unusable file.
     """
     path = Path(path)
@@ -187,7 +189,9 @@ def read_transform(path: str | Path) -> PointMap:
         raise UserError("file", f"The folder {path} holds no result of a registration.")
     if path.suffix.lower() in (".tfm", ".txt", ".h5", ".hdf5", ".mat", ".xfm"):
         try:
-            return simplify(sitk.ReadTransform(str(path)))
+            if own or _survives(path):
+                return simplify(sitk.ReadTransform(str(path)))
+            raise RuntimeError
         except RuntimeError:
             raise UserError("transform", f"The file {path} cannot be read as a transform.") from None
     if is_dicom(path):
@@ -205,6 +209,15 @@ def read_transform(path: str | Path) -> PointMap:
         raise UserError("transform", f"The displacement field {path} has NaN or infinite values.")
     key = "displacement field type"
     return Inverse(field) if image.HasMetaDataKey(key) and image.GetMetaData(key).strip() == "modeling" else field
+
+
+def _survives(path: Path) -> bool:
+    """Whether ITK's reader comes back from a transform file: one with NaN, or too few parameters, ends its process."""
+    code = "import sys, SimpleITK; SimpleITK.ReadTransform(sys.argv[1])"
+    quiet = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # of Windows
+    command = [sys.executable, "-c", code, str(path)]
+    found = subprocess.run(command, capture_output=True, check=False, creationflags=quiet)
+    return found.returncode >= 0 and found.returncode < 1 << 31  # a signal's, or Windows' exception code
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with gzip.open(folder / "endless.nii.gz", "wb") as file:
         file.write(header)
     (folder / "noise.nrrd").write_bytes(bytes(range(256)) * 4)
+    versor = "VersorRigid3DTransform_double_3_3\nParameters: nan 0 0 0 0 0\nFixedParameters: 0 0 0\n"
+    (folder / "nan.tfm").write_text(f"#Insight Transform File V1.0\n#Transform 0\nTransform: {versor}")
     (folder / "noise.tfm").write_text("this is no transform\n")
     (folder / "cut.nrrd").write_bytes((folder / "fixed.nrrd").read_bytes()[:3000])
     (folder / "points.txt").write_text("3 4 5\n6 7 8\n")
@@ -194,6 +196,10 @@ BAD: dict[str, tuple[Callable[[Path], list[Any]], str]] = {
     ),
     "missing initial transform": (lambda f: [*pair(f), "--initial-transform", f / "none.tfm"], "does not exist"),
     "unreadable initial transform": (lambda f: [*pair(f), "--initial-transform", f / "noise.tfm"], "as a transform"),
+    "initial transform with NaN": (
+        lambda f: [*pair(f), "--initial-transform", f / "nan.tfm"],
+        "cannot be read as a transform",
+    ),
     "an image as initial transform": (lambda f: [*pair(f), "--initial-transform", f / "fixed.nrrd"], "displacements"),
     "a folder as initial transform": (lambda f: [*pair(f), "--initial-transform", f], "holds no result"),
     "a prior that the preset does not take": (lambda f: [*pair(f), "--prior", f / "file"], "takes no prior"),

@@ -6,6 +6,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from inrreg.geometry import Grid
 from inrreg.metrics import (
     dice,
     hausdorff95,
@@ -17,6 +18,8 @@ from inrreg.metrics import (
     target_registration_error,
 )
 from inrreg.protocol import UserError
+from inrreg.structure_overlap import overlap
+from inrreg.transforms import Affine
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 OBLIQUE = (0.0, -0.6, 0.8, 1.0, 0.0, 0.0, 0.0, 0.8, 0.6)
@@ -276,3 +279,23 @@ def test_jacobian_summary_of_an_empty_mask_is_refused():
     with pytest.raises(UserError) as caught:
         jacobian_summary(np.ones((2, 2)), mask=np.zeros((2, 2)))
     assert caught.value.code == "mask"
+
+
+@pytest.mark.parametrize("shift", [0.0, 18.0], ids=["apart", "shifted back"])
+def test_a_cropped_label_map_counts_as_the_whole_one(shift):
+    """What Slicer writes of a segmentation ends at its segments, and the warped structure may lie beyond."""
+    grid = Grid((30, 24, 20), np.array([-20.0, 10, 5]), np.array([[0.0, -2, 0], [2, 0, 0], [0, 0, 3]]))
+    fixed, moving = (np.zeros(grid.size[::-1], np.uint8) for _ in range(2))
+    fixed[8:12, 5:9, 6:10] = 1
+    moving[7:12, 14:18, 7:11] = 1
+    transform = Affine(offset=np.array([-shift, 0, 0]))
+    whole = overlap(transform, grid.image(fixed), grid.image(moving), grid)
+    parts = []
+    for labels in map(grid.image, (fixed, moving)):
+        shape = sitk.LabelShapeStatisticsImageFilter()
+        shape.Execute(labels)
+        box = shape.GetBoundingBox(1)
+        parts.append(sitk.RegionOfInterest(labels, box[3:], box[:3]))
+    assert overlap(transform, *parts, grid) == whole
+    assert whole["after"]["1"]["dice"] > 0.6 if shift else whole["after"]["1"]["hd95"] > 15
+    assert overlap(transform, *parts, None) != whole

@@ -265,8 +265,8 @@ def test_message_roundtrip():
     assert Message.decode(line, EVENTS) == message
 
 
-TEXTS = ("folder", "path", "stage", "code", "message", "hint", "text")
-VALUES = dict.fromkeys(TEXTS, "") | {key: {} for key in ("versions", "terms", "metrics")} | {"devices": []}
+TEXTS = ("folder", "path", "stage", "code", "message", "hint", "text", "result", "output", "image", "method")
+VALUES = dict.fromkeys(TEXTS, "") | {key: {} for key in ("versions", "terms", "metrics")} | {"devices": [], "items": []}
 
 
 def test_every_kind_needs_its_entries():

@@ -373,6 +373,7 @@ def where_it_moves(positions):
 def test_the_real_engine(real_user, slicer, pair):
     """Everything that the panel shows of a result, in pictures; and what guiding pairs do."""
     import qt
+    from test_geometry import make_segmentation
 
     from INRRegistrationLib import evaluation_views, selftest
 
@@ -381,11 +382,15 @@ def test_the_real_engine(real_user, slicer, pair):
     spots = [(4, 8, 56), (14, 8, 56), (-6, 2, 50), *rng.uniform((-30, -20, 35), (35, 35, 75), (9, 3))]
     section = section_of(user)
     user.window.show_volumes(fixed, moving)
-    user.choose(fixed, moving, "fast", **{name: str(value).strip("[]") for name, value in selftest.SETTINGS.items()})
+    quick = {name: str(value).strip("[]") for name, value in selftest.SETTINGS.items()}
+    user.choose(fixed, moving, "ccidir-light", **quick)
     user.ui.threadsSpinBox.setValue(1)
     one, other = landmarks(slicer, "Fixed points", spots), landmarks(slicer, "Moving points", where_it_moves(spots))
     section.ui.fixedLandmarksSelector.setCurrentNode(one)
     section.ui.movingLandmarksSelector.setCurrentNode(other)
+    blocks = {"Liver": (18, 16, 12), "Spleen": (8, 8, 6)}
+    section.ui.fixedStructuresSelector.setCurrentNode(make_segmentation(slicer, fixed, blocks))
+    section.ui.movingStructuresSelector.setCurrentNode(make_segmentation(slicer, moving, blocks))
     user.register(timeout=300)
     assert other.GetParentTransformNode() is moving.GetParentTransformNode()
     evaluate(user, section, timeout=300)
@@ -396,7 +401,8 @@ def test_the_real_engine(real_user, slicer, pair):
     section.ui.evaluationSection.collapsed = False
     combo = section.ui.showSelector
     roles = [combo.itemData(number) for number in range(combo.count)]
-    assert roles == ["ErrorChart", "HistogramChart", "Landmarks", "Figures", "Checks", "Jacobian", ""]
+    tables = ["Landmarks", "Structures", "Figures", "Checks"]
+    assert roles == ["ErrorChart", "HistogramChart", *tables, "Jacobian", "Uncertainty", ""]
     for number, role in enumerate(roles):
         combo.setCurrentIndex(number)
         section.ui.showButton.click()
