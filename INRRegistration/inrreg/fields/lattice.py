@@ -42,7 +42,9 @@ class LatticeGeometry:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> LatticeGeometry:
-        """What `to_dict` described."""
+        """What `to_dict` described. Raises ValueError for nodes that all lie in one place."""
+        if not all(step > 0 for step in data["spacing"]):
+            raise ValueError("not the spacing of a lattice")
         return cls(tuple(data["size"]), *(np.array(data[name]) for name in ("origin", "spacing", "rotation")))
 
     def to_dict(self) -> dict[str, Any]:
