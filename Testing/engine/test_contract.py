@@ -59,7 +59,7 @@ CASES["two contrasts"] = {"preset": "idir-light", "overrides": {"similarity": "m
 CASES["a border that slides, structures that do not bend"] = {
     "preset": protocol.DEFAULT_PRESET,
     "sliding": "half",
-    "rigid": "fixed_labels",
+    "rigid": "bones",
     "exclude": "hole",
 }
 Make = Callable[..., Job]
@@ -74,9 +74,15 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         files[name] = str(folder / f"{name}.nrrd")
         sitk.WriteImage(getattr(phantom, name), files[name])
 
-    for name, part in (("hole", np.s_[12:16, 10:14, 8:12]), ("half", np.s_[:16])):
+    parts = {
+        "hole": [np.s_[12:16, 10:14, 8:12]],
+        "half": [np.s_[:16]],
+        "bones": [np.s_[4:9, 8:11, 8:12], np.s_[20:24, 8:11, 9]],
+    }
+    for name, places in parts.items():
         mask = np.zeros(phantom.fixed.GetSize()[::-1], np.uint8)
-        mask[part] = 1
+        for label, place in enumerate(places):
+            mask[place] = label + 1
         sitk.WriteImage(Grid.of(phantom.fixed).image(mask), str(folder / f"{name}.nrrd"))
 
     def job(case: str, **changes: Any) -> Job:
