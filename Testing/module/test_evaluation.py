@@ -412,6 +412,7 @@ def test_the_real_engine(real_user, slicer, pair):
     assert evaluation_views.entries(user.ui.transformSelector.currentNode())
     section.ui.landmarksTable.item(0, 0).setCheckState(qt.Qt.Checked)
     guide = section._pairs[0][0]
+    user.choose(fixed, moving, "fast", **quick)
     user.register(timeout=300)
     evaluate(user, section, timeout=300)
     again = evaluation_metrics(user)["landmarks"]
