@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import FAKES, snapshot
 
@@ -131,6 +132,33 @@ def test_a_registration_travels_there_and_back(user, slicer, pair, server, asked
         user.register()  # there is no inrreg for that Python
     user.wait(lambda: not here.exists())
     run_on(user, "")
+
+
+def test_previews_come_and_the_slider_answers_as_with_a_worker_here(user, slicer, pair, server, asked):
+    run_on(user, server.host)
+    user.choose(*pair, "fake-alpha", steps=60, pause=0.02)
+    user.click()
+    user.wait(lambda: pair[1].GetParentTransformNode() is not None)
+    preview = pair[1].GetParentTransformNode()
+    assert user.panel.run is not None
+    user.wait_for_end(60)
+    assert not user.error, user.error
+    assert pair[1].GetParentTransformNode() is preview
+    tuning = user.panel.sections[0]
+    user.wait(lambda: tuning.tuner.fields is not None)
+    centre = np.mean(np.reshape(bounds(pair[1]), (3, 2)), 1)
+    before = preview.GetTransformFromParent().TransformPoint(centre)
+    tuning.ui.alphaSlider.setValue(900)
+    assert not tuning.tuner.exact
+    user.wait(lambda: tuning.tuner.exact, 60)
+    assert np.linalg.norm(np.subtract(preview.GetTransformFromParent().TransformPoint(centre), before)) > 1
+    run_on(user, "")
+
+
+def bounds(volume):
+    found = [0.0] * 6
+    volume.GetRASBounds(found)
+    return found
 
 
 def test_cancel_and_a_cut_connection_end_in_a_clear_state(user, slicer, pair, server, asked):
