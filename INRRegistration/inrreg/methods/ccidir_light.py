@@ -45,6 +45,7 @@ def fit(problem: Problem, settings: CcidirLightSettings, run: Run) -> Field:
     """Optimize both networks for this pair; the result is the cycle of the last stage's lattices."""
     import torch
 
+    from inrreg.constraints import way_back
     from inrreg.dense import Comparison, fit_stages
     from inrreg.fields import Cycle, Separable
     from inrreg.regularization import cycle_distance
@@ -62,9 +63,10 @@ def fit(problem: Problem, settings: CcidirLightSettings, run: Run) -> Field:
         def losses() -> dict[str, torch.Tensor]:
             coefficients = [there.coefficients(), back.coefficients()]
             both = [way.losses(each) for way, each in zip(ways, coefficients, strict=True)]
-            terms = {name: sum(each[name] for each in both if name in each) for name in both[0]}
             f = partial(there.spline, coefficients=coefficients[0])
             g = partial(back.spline, coefficients=coefficients[1])
+            both[1] |= way_back(f, g, problem)
+            terms = {name: sum(each[name] for each in both if name in each) for name in both[0]}
             distances = (cycle_distance(*maps, box.draw(settings.points)) for maps in ((f, g), (g, f)))
             terms["cycle"] = settings.cycle * problem.frame.scale * sum(distances)
             return terms
