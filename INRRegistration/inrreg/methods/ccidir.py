@@ -46,6 +46,7 @@ def fit(problem: Problem, settings: CcidirSettings, run: Run) -> Field:
 
     from inrreg.constraints import way_back
     from inrreg.fields import Cycle, Siren
+    from inrreg.information import doubt
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
     from inrreg.regularization import cycle_distance, symmetric_jacobian
@@ -75,4 +76,4 @@ def fit(problem: Problem, settings: CcidirSettings, run: Run) -> Field:
         terms = {name: sum(each[name] for each in both if name in each) for name in both[0]}
         descend(optimizer, rate(part), terms)
         run.report(terms)
-    return field
+    return Cycle(*networks, *doubt(problem, field.there))

@@ -1,7 +1,8 @@
 """`ccidir-light`: ccIDIR without a GPU, `fast` in both directions at once, which must agree.
 
 Each direction is `fast`'s problem, with the images' parts exchanged; ccIDIR's cycle term ties them together, and its
-result is theirs: the midpoint, their distance as an uncertainty, the inverse (van Harten, Stoker, Isgum, 2024).
+result is theirs: the midpoint and the inverse (van Harten, Stoker, Isgum, 2024). Their distance is a part of the
+uncertainty; what the images do not tell, and both get wrong alike, is the other (`inrreg.information`).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def fit(problem: Problem, settings: CcidirLightSettings, run: Run) -> Field:
     from inrreg.constraints import way_back
     from inrreg.dense import Comparison, fit_stages
     from inrreg.fields import Cycle, Separable
+    from inrreg.information import doubt
     from inrreg.regularization import cycle_distance
 
     generator = torch.Generator().manual_seed(run.seed)
@@ -73,4 +75,5 @@ def fit(problem: Problem, settings: CcidirLightSettings, run: Run) -> Field:
 
         return Cycle(there, back), losses
 
-    return fit_stages(problem, settings, run, networks, stage)
+    field = fit_stages(problem, settings, run, networks, stage)
+    return Cycle(field.there, field.back, *doubt(problem, field.there))
