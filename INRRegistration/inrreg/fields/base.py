@@ -102,7 +102,7 @@ class Field(nn.Module, ABC):
         return None
 
     def uncertainty(self, x: Tensor) -> Tensor | None:
-        """How unsure the field says it is at points x (N, 3), as a distance: (N,) normalized; None if it does not say."""
+        """How unsure the field is of its value at points x (N, 3): (N,) normalized; None where it does not say."""
         return None
 
     def inverse(self, y: Tensor) -> Tensor | None:
