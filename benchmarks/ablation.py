@@ -1,23 +1,28 @@
 """The ablations of two papers in our light presets: branches and scales (DUAL-INR-DIR), regularizers (cIDIR).
 
     python -m benchmarks.ablation [--tables branches,regularizers] [--data phantoms,liver] [--patients 0,1]
-                                  [--seeds 0,1,2] [--points N] [--limit 180] [--threads N] [--output DIR]
+                                  [--pairs NAMES] [--seeds 0,1,2] [--points N] [--limit 180] [--threads N]
+                                  [--output DIR]
 
 Each row is one configuration: the mean and standard deviation, over cases and seeds, of each run's mean target
 registration error (TRE, mm), of its mean Dice over labels (DSC; phantoms only) and of the share of the mask or body
 where the field folds. Phantoms move by 30 mm and come with lung masks and lobes; the liver pairs (evaluation data)
-with neither. The last column is the paper's own TRE, on DIR-Lab. No run optimizes longer than `--limit` seconds, 0 for
-as long as it takes; fewer `--points` than the presets' own make a quick look of it. Prints the tables and whether each
-paper's order holds, writes ablation.json.
+with neither. The last column but one is processor time, the last the paper's own TRE, on DIR-Lab. No run optimizes
+longer than `--limit` seconds of the clock, 0 for as long as it takes; fewer `--points` than the presets' own make a
+quick look of it. Prints the tables, in Markdown, and whether each paper's order holds. Each run is one file in
+DIR/ablation, which is kept: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
+import re
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +31,10 @@ import SimpleITK as sitk
 import torch
 
 from benchmarks.data import liver_pairs
-from benchmarks.ours import register
+from benchmarks.ours import optimize
 from benchmarks.phantoms import PAIR
 from inrreg import protocol
-from inrreg.geometry import Grid
-from inrreg.metrics import jacobian_determinant, jacobian_summary, label_overlap, target_registration_error
+from inrreg.metrics import label_overlap, target_registration_error
 from inrreg.phantom import thorax
 from inrreg.problem import Problem
 from inrreg.transforms import DisplacementGrid
@@ -38,6 +42,10 @@ from inrreg.warping import warp
 
 AMPLITUDE = 30.0
 """Largest displacement in a phantom's lungs, mm."""
+SAMPLED = 5.0
+"""mm: the grid on which labels are warped."""
+FOLDING = 10_000
+"""Voxels of the region at which the exact determinant is taken."""
 NOTABLE = 1.1
 """Ratio of two of a paper's errors from which its order counts."""
 
@@ -97,28 +105,48 @@ def phantoms(patients: list[int]) -> Iterator[Case]:
         yield Case(f"phantom {patient}", images, made.fixed_landmarks, made.moving_landmarks, region)
 
 
-def livers() -> Iterator[Case]:
-    """The pairs of the evaluation data, without mask or labels."""
+def livers(names: list[str]) -> Iterator[Case]:
+    """Those pairs of the evaluation data, or all of them, without mask or labels."""
     for pair in liver_pairs():
+        if names and pair.name not in names:
+            continue
         images = {"fixed": pair.fixed, "moving": pair.moving}
         region = sitk.GetArrayFromImage(pair.mask) > 0
         yield Case(f"liver {pair.name}", images, pair.fixed_landmarks, pair.moving_landmarks, region)
 
 
 def measure(case: Case, row: Row, seed: int, limit: float, points: int) -> dict[str, Any]:
-    """One run: its mean errors in mm and Dice (None without labels), and its share of folding in per cent."""
+    """One run: its mean error in mm and Dice (None without labels), its share of folding in per cent, its seconds."""
     given = {name: image for name, image in case.images.items() if row.labels or not name.endswith("labels")}
     overrides = row.overrides | ({"points": points} if points else {})
-    displacement, seconds = register(Problem(**given, seed=seed), row.preset, overrides, time_budget=limit)
-    transform = DisplacementGrid.of(displacement)
-    error = target_registration_error(transform.map(case.fixed_landmarks), case.moving_landmarks)
-    regularity = jacobian_summary(jacobian_determinant(transform.vectors, displacement), case.region)
+    begun, problem = time.process_time(), Problem(**given, seed=seed)
+    made = optimize(problem, row.preset, overrides, time_budget=limit)
+    seconds = time.process_time() - begun
+    error = target_registration_error(made.map(case.fixed_landmarks), case.moving_landmarks)
+    places = np.random.default_rng(0).choice(np.stack(np.nonzero(case.region)[::-1], -1), FOLDING)
+    folding = 100 * float(np.mean(np.linalg.det(np.eye(3) + made.jacobian(problem.grid.to_world(places))) <= 0))
     dice = None
     if (labels := case.images.get("fixed_labels")) is not None:
-        warped = warp(case.images["moving_labels"], transform, Grid.of(labels), labels=True)
+        coarse = problem.grid.resampled(SAMPLED)
+        transform = DisplacementGrid(made.on_grid(coarse), coarse)
+        warped = warp(case.images["moving_labels"], transform, problem.grid, labels=True)
         dice = float(np.mean([each["dice"] for each in label_overlap(labels, warped).values()]))
-    folding = 100 * regularity["folding"]
     return {"tre": float(error.mean()), "dice": dice, "folding": folding, "seconds": seconds}
+
+
+def kept(folder: Path, case: Case, row: Row, seed: int, limit: float, points: int) -> dict[str, Any]:
+    """The run in its file in that folder, or a new one, where there is none of the same settings."""
+    made = {"case": case.name, "seed": seed, "limit": limit, "points": points}
+    made |= json.loads(json.dumps({"row": row.name, "preset": row.preset, "overrides": row.overrides}))  # lists, then
+    path = folder / (re.sub(r"\W+", "-", f"{case.name} {row.name} {seed} {limit:g} {points}") + ".json")
+    if path.is_file():
+        run = protocol.read_json(path)
+        if made.items() <= run.items():
+            return run
+    run = made | measure(case, row, seed, limit, points)
+    protocol.write_json(path, run)
+    print(f"{case.name}  {row.name:28} seed {seed}  {run['tre']:.2f} mm, {run['seconds']:.0f} s", flush=True)
+    return run
 
 
 def spread(values: list[float | None], digits: int) -> str:
@@ -130,13 +158,12 @@ def spread(values: list[float | None], digits: int) -> str:
 
 def table(rows: tuple[Row, ...], runs: list[dict[str, Any]]) -> str:
     """One table for one kind of data."""
-    heads = ("TRE (mm)", "DSC", "det <= 0 (%)", "seconds", "paper (mm)")
-    lines = [f"{'':28}" + "".join(f"{head:>16}" for head in heads)]
+    lines = ["| | TRE (mm) | DSC | det <= 0 (%) | seconds | paper (mm) |", "|---|---|---|---|---|---|"]
     for row in rows:
         own = [run for run in runs if run["row"] == row.name]
         cells = [spread([run[key] for run in own], digits) for key, digits in (("tre", 2), ("dice", 3), ("folding", 3))]
         cells += [f"{np.mean([run['seconds'] for run in own]):.0f}", f"{row.paper:.2f}"]
-        lines.append(f"{row.name:28}" + "".join(f"{cell:>16}" for cell in cells))
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -160,6 +187,7 @@ def main() -> None:
     parser.add_argument("--tables", default=",".join(TABLES))
     parser.add_argument("--data", default="phantoms,liver")
     parser.add_argument("--patients", default="0,1", help="phantoms, by the number that draws each")
+    parser.add_argument("--pairs", default="", help="names of the liver pairs, all without")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--points", type=int, default=0, help="random points a step, 0 for each preset's own")
     parser.add_argument("--limit", type=float, default=180.0, help="seconds that one optimization may take")
@@ -168,23 +196,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     seeds, patients = ([int(part) for part in text.split(",")] for text in (options.seeds, options.patients))
-    options.output.mkdir(parents=True, exist_ok=True)
-    results, verdicts = [], {}
+    folder = options.output / "ablation"
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = options.pairs.split(",") if options.pairs else []
     for data in options.data.split(","):
-        cases = list(phantoms(patients) if data == "phantoms" else livers())
+        cases = list(phantoms(patients) if data == "phantoms" else livers(pairs))
         for name in options.tables.split(","):
             rows = TABLES[name]
-            runs = []
-            for case, row, seed in itertools.product(cases, rows, seeds):
-                run = {"data": data, "table": name, "case": case.name, "row": row.name, "seed": seed}
-                runs.append(run | measure(case, row, seed, options.limit, options.points))
-                print(f"{case.name}  {row.name:28} seed {seed}  {runs[-1]['tre']:.2f} mm", flush=True)
-            verdicts[f"{name}, {data}"] = verdict(rows, runs)
-            print(f"\n{name}, {data}\n{table(rows, runs)}\n{verdicts[f'{name}, {data}']}\n", flush=True)
-            results += runs
-            written = {"limit": options.limit, "points": options.points, "runs": results, "verdicts": verdicts}
-            written["rows"] = {each: [asdict(row) for row in TABLES[each]] for each in TABLES}
-            protocol.write_json(options.output / "ablation.json", written)
+            runs = [
+                kept(folder, case, row, seed, options.limit, options.points)
+                for seed, case, row in itertools.product(seeds, cases, rows)
+            ]
+            print(f"\n{name}, {data}\n\n{table(rows, runs)}\n\n{verdict(rows, runs)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -140,9 +140,9 @@ class Deformation:
         return found.numpy().astype(np.float64)
 
     def uncertainty(self, points: np.ndarray) -> np.ndarray | None:
-        """How far apart, (N,) mm, the field's own estimates of points (N, 3) LPS mm lie, `before` not counted.
+        """How unsure, (N,) mm, the field says it is at points (N, 3) LPS mm, `before` not counted.
 
-        Beyond the fixed image that of its nearest point; None for a field that has one estimate only.
+        Beyond the fixed image that of its nearest point; None for a field that does not say.
         """
         local = np.clip((points - self.grid.origin) @ self.grid.direction, 0, self.grid.extent)
         nearest = self.frame.normalize(local @ self.grid.direction.T + self.grid.origin)

@@ -48,7 +48,7 @@ class ImageLattice:
             reach, last = np.ceil(REACH * window / grid.spacing).astype(int), np.array(grid.size) - 1
             grid = grid.cropped(np.maximum(voxels.min(1) - reach, 0), np.minimum(voxels.max(1) + reach, last))
             mask = self._mask(grid)
-        self.points = self._points(grid)
+        self.grid, self.points = grid, self._points(grid)
         self.moving = problem.moving_volume(_antialiasing(spacing, problem.moving))
         smoothing = _antialiasing(spacing, problem.fixed)
         fixed, seen = problem.fixed_volume(smoothing).sample(self.points)[0], problem.seen(smoothing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from inrreg.modality import suited
 from inrreg.protocol import UserError
 from inrreg.sampling import BoxSampler, VoxelSampler
 from inrreg.torch_maps import Maps
+from inrreg.transforms import invert
 
 if TYPE_CHECKING:
     from inrreg.constraints import Border
@@ -219,6 +220,9 @@ class Problem:
     def reversed(self) -> Problem:
         """The same pair the other way round, in the same coordinates: from the moving image, as `before` brings it to
         the fixed grid, to the fixed image. What `before` takes out of the moving image or its mask is masked.
+
+        Guiding points and a sliding border are those of the way back. Rigid structures are not among it, since where
+        they lie in the moving image is not known: see `inrreg.constraints.way_back`.
         """
         moving = self._volume(_array(self.moving), self.moving)
         labels = None if self.labels is None else self.labels[1]
@@ -247,7 +251,15 @@ class Problem:
             device=self.device,
             seed=self.seed + 100,
             similarity="multimodal" if self.multimodal else "ncc",
+            guidance=self._guidance_back(),
+            border=None if self.border is None else self.border.reversed(),
         )
+
+    def _guidance_back(self) -> Pairs | None:
+        """The guiding pairs from where `before` reaches their moving point, to their fixed point."""
+        if (pairs := self.guidance) is None:
+            return None
+        return replace(pairs, fixed=invert(_Before(self), pairs.moving), moving=pairs.fixed)
 
     def _sampler(self, values: list[np.ndarray], seed: int) -> VoxelSampler:
         mask = None if self.fixed_mask is None else self.mask
@@ -255,6 +267,18 @@ class Problem:
 
     def _volume(self, array: np.ndarray, image: sitk.Image) -> Volume:
         return Volume.of(array, Grid.of(image), self.frame, self.device)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """A problem's `before` on points (N, 3) LPS mm."""
+
+    problem: Problem
+
+    def map(self, points: np.ndarray) -> np.ndarray:
+        frame, device = self.problem.frame, self.problem.device
+        x = torch.as_tensor(frame.normalize(points), dtype=torch.float32, device=device)
+        return frame.to_world(self.problem.before(x).cpu().numpy().astype(np.float64))
 
 
 def _array(image: sitk.Image) -> np.ndarray:

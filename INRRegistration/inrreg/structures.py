@@ -98,7 +98,7 @@ def _border(problem: Problem, sliding: sitk.Image, inside: Field) -> Border:
     normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-6)
     points = problem.frame.normalize(grid.to_world(chosen[:, ::-1]))
     points, normals = (torch.as_tensor(each, dtype=torch.float32, device=problem.device) for each in (points, normals))
-    return Border(points, normals, inside.dense(points))
+    return Border.of(points, normals, inside)
 
 
 # --------------------------------------------------------------------------------------------- rigid

@@ -59,6 +59,16 @@ def cycle() -> Cycle:
     return Cycle(calm(5), calm(6))
 
 
+SLOPE = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
+
+
+def unsure(plain: Cycle) -> Cycle:
+    """The same with doubt of 1 + x * `SLOPE`."""
+    geometry = LatticeGeometry.covering(GRID, FRAME, 9.0)
+    nodes = 1 + torch.as_tensor(geometry.points()) @ SLOPE
+    return Cycle(plain.there, plain.back, geometry, nodes[..., None].float()).freeze()
+
+
 def lattice() -> Lattice:
     networks = [Siren(16, 2, 9.0, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4)]
     return Lattice(networks, LatticeGeometry.covering(GRID, FRAME, 9.0))
@@ -323,12 +333,12 @@ def test_a_cycles_derivatives_equal_nested_autograd(dtype: torch.dtype, toleranc
     assert relative(traced.laplacian, exact[2].diagonal(dim1=2, dim2=3).sum(-1)) < tolerance
 
 
-def test_a_cycle_is_the_midpoint_of_both_networks_and_their_distance() -> None:
+def test_a_cycle_is_the_midpoint_of_both_networks_and_half_their_distance() -> None:
     field, x = cycle().to(torch.float64).freeze(), inside(200, torch.float64)
     forward = x + field.there.value(x)
     y = 2 * (x + field.value(x)) - forward
     assert torch.allclose(y + field.back.value(y), x, atol=1e-12)
-    assert torch.allclose(field.uncertainty(x), (forward - y).norm(dim=-1), atol=1e-12)
+    assert torch.allclose(field.uncertainty(x), (forward - y).norm(dim=-1) / 2, atol=1e-12)
 
 
 def test_networks_that_agree_leave_no_uncertainty() -> None:
@@ -352,7 +362,7 @@ def test_networks_that_agree_leave_no_uncertainty() -> None:
     agreed, apart = Cycle(Shift(0.2), Shift(-0.2)).freeze(), Cycle(Shift(0.2), Shift(-0.3)).freeze()
     assert agreed.uncertainty(x).max() < 1e-6
     assert torch.allclose(agreed.dense(x), Shift(0.2).value(x), atol=1e-6)
-    assert torch.allclose(apart.uncertainty(x), torch.full((50,), 0.1 * 2**0.5), atol=1e-6)
+    assert torch.allclose(apart.uncertainty(x), torch.full((50,), 0.05 * 2**0.5), atol=1e-6)
     assert torch.allclose(apart.dense(x), Shift(0.25).value(x), atol=1e-6)
 
 
@@ -365,6 +375,14 @@ def test_where_a_map_folds_the_nearest_approach_is_found_and_its_distance_told()
     assert (left > 1e-3).any()
     assert (left < 1e-12).any()
     assert (Cycle(calm(5).double(), wild).freeze().uncertainty(x) >= left.min()).all()
+
+
+def test_what_the_images_do_not_tell_adds_to_a_cycles_uncertainty_in_square() -> None:
+    plain, x = cycle().to(torch.float64).freeze(), inside(200, torch.float64)
+    field = unsure(plain)
+    expected = torch.hypot(plain.uncertainty(x), 1 + x @ SLOPE)
+    assert torch.allclose(field.uncertainty(x), expected, atol=1e-6)
+    assert torch.equal(field.value(x), plain.value(x))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
@@ -387,7 +405,7 @@ def test_one_stray_member_does_not_move_an_ensemble() -> None:
     assert (field.uncertainty(x) > 0).all()
 
 
-@pytest.mark.parametrize("make", [cycle, lambda: Ensemble([lattice(), cycle(), siren()])])
+@pytest.mark.parametrize("make", [lambda: unsure(cycle()), lambda: Ensemble([lattice(), cycle(), siren()])])
 def test_nested_fields_come_back_from_description_and_weights(make: Callable[[], Field]) -> None:
     field, x = make().freeze(), inside(40, torch.float32)
     again = from_spec(field.spec())

@@ -11,11 +11,14 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from inrreg.constraints import Border, constraints, way_back
 from inrreg.deformation import Deformation
 from inrreg.evaluation import rigidity
 from inrreg.fields import Conditioned, Field, Siren
+from inrreg.fields.base import Jet
 from inrreg.fields.rigid import nearest_motion
 from inrreg.geometry import Grid
+from inrreg.landmarks import Pairs
 from inrreg.optimization import Run
 from inrreg.problem import Problem
 from inrreg.protocol import Job, UserError, preset
@@ -160,6 +163,80 @@ def test_a_mask_that_leaves_a_side_without_data_is_refused() -> None:
     fixed, moving, mask = halves()
     with pytest.raises(UserError, match="one of its sides"):
         fit_sides(Problem(fixed, moving, fixed_mask=mask), mask, fit, Run())
+
+
+# -------------------------------------------------------------------------------------- the way back
+
+
+class Turned(Field):
+    """x -> M x: M turns by 0.3 about the third axis, and shears where asked to."""
+
+    kind = "turned-for-test"
+
+    def __init__(self, shear: float = 0.0) -> None:
+        super().__init__()
+        turn = torch.tensor([[np.cos(0.3), -np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, 1]])
+        self.matrix = turn.float() @ torch.tensor([[1, 0, shear], [0, 1, 0], [0, 0, 1]])
+
+    def value(self, x):
+        return x @ self.matrix.T - x
+
+    def jet(self, x, order, *, trace=False):
+        return Jet(self.value(x), (self.matrix - torch.eye(3)).expand(len(x), 3, 3))
+
+    def back(self, y):
+        return y @ torch.linalg.inv(self.matrix).T - y
+
+    def spec(self):
+        return {"kind": self.kind}
+
+
+def aligned(**given) -> Problem:
+    problem = Problem(image(texture(POINTS)), image(texture(POINTS)), similarity="ncc", **given)
+    stretch = Affine(np.array([[1.1, 0.1, 0], [0, 0.9, 0], [0.05, 0, 1]]), np.array([3.0, 0, 1]))
+    problem.before = differentiable((stretch,), problem.frame, problem.device)
+    return problem
+
+
+def test_guiding_points_pull_the_way_back_too() -> None:
+    fixed = np.array([[10.0, -20, 30], [-40, 5, 0]])
+    true, problem = Turned(), aligned()
+    x = torch.as_tensor(problem.frame.normalize(fixed), dtype=torch.float32)
+    ends = problem.frame.to_world(problem.before(x + true.value(x)).numpy().astype(float))
+    problem = aligned(guidance=Pairs(fixed, ends, ("a", "b"), "order", {}))
+    assert constraints(true.value, problem)["guidance"] < 1e-6
+    assert constraints(true.back, problem.reversed())["guidance"] < 1e-6
+    assert constraints(torch.zeros_like, problem.reversed())["guidance"] > 0.01
+
+
+def test_a_border_is_met_on_the_way_back_where_it_is_met_on_the_way_there() -> None:
+    other, generator = Turned(0.2), torch.Generator().manual_seed(0)
+    points = (torch.rand(50, 3, generator=generator) - 0.5) * torch.tensor([1.0, 0, 1])
+    problem = aligned(border=Border.of(points, torch.tensor([[0.0, 1, 0]]).expand(50, 3), other))
+    along = torch.tensor([0.1, 0, -0.2])  # glides in the border
+    there = lambda x: other.value(x + along) + along  # noqa: E731
+    back = lambda y: other.back(y) - along  # noqa: E731
+    for displacement, own in ((there, problem), (back, problem.reversed())):
+        assert constraints(displacement, own)["border"] < 1e-6
+        assert constraints(lambda x, u=displacement: u(x) + 0.05, own)["border"] > 0.01
+
+
+def test_structures_are_held_on_the_way_back_where_the_way_there_takes_them() -> None:
+    problem, true = aligned(rigid=balls()), Turned()
+    zero = problem.before(torch.zeros(3))
+    matrix = problem.before.matrix(zero)
+
+    def there(x: torch.Tensor) -> torch.Tensor:  # before(x + u) turns x
+        return (x + true.value(x) - zero) @ torch.linalg.inv(matrix).T - x
+
+    def back(y: torch.Tensor) -> torch.Tensor:
+        ends = problem.before(y)
+        return ends + true.back(ends) - y
+
+    assert constraints(there, problem)["rigidity"] < 1e-5
+    assert way_back(there, back, problem)["rigidity"] < 1e-5
+    assert way_back(there, lambda y: back(y) + 0.1 * y**2, problem)["rigidity"] > 1e-3
+    assert way_back(there, back, aligned()) == {}
 
 
 # ------------------------------------------------------------------------------------------- exclude

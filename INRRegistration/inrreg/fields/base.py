@@ -102,7 +102,7 @@ class Field(nn.Module, ABC):
         return None
 
     def uncertainty(self, x: Tensor) -> Tensor | None:
-        """How far the field's own estimates lie apart at points x (N, 3): (N,) normalized, or None without several."""
+        """How unsure the field is of its value at points x (N, 3): (N,) normalized; None where it does not say."""
         return None
 
     def inverse(self, y: Tensor) -> Tensor | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from inrreg.fields.base import Field, Jet, from_spec
+from inrreg.fields.lattice import LatticeGeometry
 from inrreg.memory import in_chunks
 
 _CHUNK = 1 << 14
@@ -19,10 +20,14 @@ _STEPS, _REFRESH = 40, 4
 class Cycle(Field):
     """The midpoint of f(x) = x + `forward`(x) and of the y from which g(y) = y + `backward`(y) comes back to x.
 
-    Both networks live in the coordinates of the fixed image. Their two estimates of where x goes differ where the
-    networks disagree: their distance is the uncertainty. y is found by Newton steps from f(x) until |g(y) - x| is
-    below 256 units in the last place (6 micrometres in an image of 400 mm, in single precision); where g folds and
-    has no such y, the nearest approach counts, and what is left of |g(y) - x| adds to the uncertainty.
+    Both networks live in the coordinates of the fixed image. y is found by Newton steps from f(x) until |g(y) - x| is
+    below 256 units in the last place (6 micrometres in an image of 400 mm, in single precision); where g folds and has
+    no such y, the nearest approach counts.
+
+    The uncertainty is a standard deviation, of two errors that have nothing to do with each other and so add in square:
+    half the distance of the two estimates of where x goes, which is the standard error of a mean of two, and `doubt`,
+    what both get wrong alike because the images do not tell (`inrreg.information`). Doubt (k, j, i, 1), normalized, is
+    at the nodes of `geometry` and linear between them; without one it is zero. What is left of |g(y) - x| adds.
 
     Derivatives with respect to x are exact (implicit function theorem, and by autograd up to second order). It is a
     field to evaluate: the networks are trained by what each says, not through the inversion.
@@ -31,12 +36,23 @@ class Cycle(Field):
     kind = "cycle"
     two_way: ClassVar[bool] = True
 
-    def __init__(self, forward: Field | dict[str, Any], backward: Field | dict[str, Any]) -> None:
+    def __init__(
+        self,
+        forward: Field | dict[str, Any],
+        backward: Field | dict[str, Any],
+        geometry: LatticeGeometry | dict[str, Any] | None = None,
+        doubt: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.there, self.back = (part if isinstance(part, Field) else from_spec(part) for part in (forward, backward))
+        self.geometry = LatticeGeometry.from_dict(geometry) if isinstance(geometry, dict) else geometry
+        if self.geometry and doubt is None:
+            doubt = torch.zeros(*self.geometry.size[::-1], 1)
+        self.register_buffer("doubt", doubt)
 
     def spec(self) -> dict[str, Any]:
-        return {"kind": self.kind, "forward": self.there.spec(), "backward": self.back.spec()}
+        parts = {"kind": self.kind, "forward": self.there.spec(), "backward": self.back.spec()}
+        return parts | ({"geometry": self.geometry.to_dict()} if self.geometry else {})
 
     def freeze(self) -> Cycle:
         self.there.freeze()
@@ -72,12 +88,17 @@ class Cycle(Field):
 
     @torch.no_grad()
     def uncertainty(self, x: Tensor) -> Tensor:
-        def apart(part: Tensor) -> Tensor:
+        doubt = self.geometry.volume(self.doubt.to(x.dtype)) if self.geometry else None
+
+        def of(part: Tensor) -> Tensor:
             estimate = part + self.there.value(part)
             y, left = invert(self.back, part, estimate)
-            return (estimate - y).norm(dim=-1) + left
+            found = (estimate - y).norm(dim=-1) / 2
+            if doubt is not None:
+                found = torch.hypot(found, doubt.sample(part)[0])
+            return found + left
 
-        return in_chunks(apart, x, _CHUNK)
+        return in_chunks(of, x, _CHUNK)
 
     @torch.no_grad()
     def dense(self, x: Tensor) -> Tensor:

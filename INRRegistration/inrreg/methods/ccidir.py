@@ -44,7 +44,9 @@ def fit(problem: Problem, settings: CcidirSettings, run: Run) -> Field:
     """Optimize both networks for this pair."""
     import torch
 
+    from inrreg.constraints import way_back
     from inrreg.fields import Cycle, Siren
+    from inrreg.information import doubt
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
     from inrreg.regularization import cycle_distance, symmetric_jacobian
@@ -70,7 +72,8 @@ def fit(problem: Problem, settings: CcidirSettings, run: Run) -> Field:
     run.plan([settings.steps])
     for part in run.stage("both networks", settings.steps):
         both = [one_way(*way) for way in ways]
+        both[1] |= way_back(field.there.value, field.back.value, problem)
         terms = {name: sum(each[name] for each in both if name in each) for name in both[0]}
         descend(optimizer, rate(part), terms)
         run.report(terms)
-    return field
+    return Cycle(*networks, *doubt(problem, field.there))

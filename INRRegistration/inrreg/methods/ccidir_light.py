@@ -1,7 +1,8 @@
 """`ccidir-light`: ccIDIR without a GPU, `fast` in both directions at once, which must agree.
 
 Each direction is `fast`'s problem, with the images' parts exchanged; ccIDIR's cycle term ties them together, and its
-result is theirs: the midpoint, their distance as an uncertainty, the inverse (van Harten, Stoker, Isgum, 2024).
+result is theirs: the midpoint and the inverse (van Harten, Stoker, Isgum, 2024). Their distance is a part of the
+uncertainty; what the images do not tell, and both get wrong alike, is the other (`inrreg.information`).
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ def fit(problem: Problem, settings: CcidirLightSettings, run: Run) -> Field:
     """Optimize both networks for this pair; the result is the cycle of the last stage's lattices."""
     import torch
 
+    from inrreg.constraints import way_back
     from inrreg.dense import Comparison, fit_stages
     from inrreg.fields import Cycle, Separable
+    from inrreg.information import doubt
     from inrreg.regularization import cycle_distance
 
     generator = torch.Generator().manual_seed(run.seed)
@@ -62,13 +65,15 @@ def fit(problem: Problem, settings: CcidirLightSettings, run: Run) -> Field:
         def losses() -> dict[str, torch.Tensor]:
             coefficients = [there.coefficients(), back.coefficients()]
             both = [way.losses(each) for way, each in zip(ways, coefficients, strict=True)]
-            terms = {name: sum(each[name] for each in both if name in each) for name in both[0]}
             f = partial(there.spline, coefficients=coefficients[0])
             g = partial(back.spline, coefficients=coefficients[1])
+            both[1] |= way_back(f, g, problem)
+            terms = {name: sum(each[name] for each in both if name in each) for name in both[0]}
             distances = (cycle_distance(*maps, box.draw(settings.points)) for maps in ((f, g), (g, f)))
             terms["cycle"] = settings.cycle * problem.frame.scale * sum(distances)
             return terms
 
         return Cycle(there, back), losses
 
-    return fit_stages(problem, settings, run, networks, stage)
+    field = fit_stages(problem, settings, run, networks, stage)
+    return Cycle(field.there, field.back, *doubt(problem, field.there))
