@@ -60,7 +60,6 @@ class TuningSection(Section):
         """While something else is done, the result stays as it is."""
         self.ui.tuningSection.setEnabled(not busy)
         if not busy:
-            self.show()
             self.tuner.resume()
 
     def forget(self, node: Any) -> None:
