@@ -35,7 +35,7 @@ _SQUARES = 8
 """Squares of the checkerboard along the longer side."""
 _PIXELS = 300
 """Samples of a plane along its longer side, at most; but none closer than half a millimetre."""
-_NODES = 3.0
+_NODES = 4.0
 """Distance in mm at which a deformation is evaluated in a plane, and linear between: no eye sees more of it."""
 
 
