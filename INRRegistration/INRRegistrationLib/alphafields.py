@@ -34,12 +34,32 @@ class AlphaFields:
 
     def interpolate(self, alpha: float, out: np.ndarray) -> None:
         """Write the field at `alpha`, clamped to the trained range, into `out` (k, j, i, 3) float32."""
-        high = int(np.clip(np.searchsorted(self.alphas, alpha), 1, len(self.alphas) - 1))
-        below, above = self.alphas[high - 1 : high + 1]
-        part = np.float32(np.clip((alpha - below) / (above - below), 0, 1))
+        high, part = self._between(alpha)
         np.subtract(self.vectors[high], self.vectors[high - 1], out=out)
         out *= part
         out += self.vectors[high - 1]
+
+    def _between(self, alpha: float) -> tuple[int, np.float32]:
+        """The number of the field above `alpha`, and how near to it, from the one below, `alpha` is."""
+        high = int(np.clip(np.searchsorted(self.alphas, alpha), 1, len(self.alphas) - 1))
+        below, above = self.alphas[high - 1 : high + 1]
+        return high, np.float32(np.clip((alpha - below) / (above - below), 0, 1))
+
+    def errors(self, fixed: np.ndarray, moving: np.ndarray) -> list[float]:
+        """Mean target registration error, mm, of landmarks (N, 3) RAS at each alpha of the curves."""
+        index = (fixed - self.matrix[:3, 3]) @ np.linalg.inv(self.matrix[:3, :3]).T
+        low = np.clip(np.floor(index), 0, np.array(self.vectors.shape[3:0:-1]) - 2).astype(int)
+        part = np.clip(index - low, 0, 1)
+        moves = np.zeros((len(self.alphas), len(fixed), 3))
+        for corner in np.ndindex(2, 2, 2):
+            i, j, k = (low + corner).T
+            moves += np.where(corner, part, 1 - part).prod(1)[:, None] * self.vectors[:, k, j, i]
+        found = []
+        for alpha in self.curves["alpha"]:
+            high, share = self._between(alpha)
+            mapped = fixed + moves[high - 1] + share * (moves[high] - moves[high - 1])
+            found.append(float(np.linalg.norm(mapped - moving, axis=1).mean()))
+        return found
 
     def figures(self, alpha: float) -> dict[str, float]:
         """The curves' values at `alpha`, interpolated linearly."""

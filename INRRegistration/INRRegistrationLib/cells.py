@@ -10,7 +10,7 @@ import qt
 
 from .widgets import connect
 
-AT_ONCE = 40
+AT_ONCE = 12
 """Rows that are filled in one turn of the event loop."""
 
 

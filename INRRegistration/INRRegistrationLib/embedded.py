@@ -9,13 +9,17 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import json
 import zipfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import slicer
 
+from inrreg import parts
 from inrreg.protocol import UserError
 
 from . import alphafields
@@ -43,12 +47,35 @@ def pack(folder: Path) -> dict[str, str]:
 
 def unpack_model(text: str, folder: Path) -> None:
     """Write the files that `pack` has put into a text. Raises `UserError` (code `result`) where it is damaged."""
+    with _opened(text) as archive:
+        for name in archive.namelist():
+            # What a scene says is not to reach any other folder.
+            (Path(folder) / Path(name.replace("\\", "/")).name).write_bytes(archive.read(name))
+
+
+def parts_of(transform: Any) -> list[str]:
+    """The parts of the result in a transform's text, as `inrreg.parts` has them; nothing is unpacked.
+
+    Raises `UserError` where it is damaged.
+    """
+    node = transform.GetNodeReference(MODEL)
+    return list(_parts(node.GetID(), node.GetMTime()))
+
+
+@lru_cache(maxsize=16)
+def _parts(identifier: str, modified: int) -> tuple[str, ...]:
+    with _opened(slicer.mrmlScene.GetNodeByID(identifier).GetText()) as archive:
+        names = archive.namelist()
+        model, job = (json.loads(archive.read(name)) if name in names else None for name in ("model.json", "job.json"))
+    return tuple(parts.described(model, job is not None and parts.prealigns(job)))
+
+
+@contextmanager
+def _opened(text: str) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(io.BytesIO(base64.b64decode(text, validate=True))) as archive:
-            for name in archive.namelist():
-                # What a scene says is not to reach any other folder.
-                (Path(folder) / Path(name.replace("\\", "/")).name).write_bytes(archive.read(name))
-    except (zipfile.BadZipFile, binascii.Error, ValueError) as error:
+            yield archive
+    except (zipfile.BadZipFile, binascii.Error, ValueError, RecursionError) as error:
         raise UserError("result", f"The model in the scene is damaged ({error}).", "Register again.") from None
 
 

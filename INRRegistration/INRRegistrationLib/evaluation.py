@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Judged(Pair):
 
     def check(self) -> None:
         """Raise `UserError` with what is missing or contradictory; the first thing first."""
-        results.folder_of(self.transform)
+        results.check(self.transform)
         super().check()
         for role, volume in ((hierarchy.FIXED, self.fixed), (hierarchy.MOVING, self.moving)):
             if self.transform.GetNodeReference(role) is not volume:
@@ -83,19 +84,26 @@ class Evaluation(Operation):
         self.metrics = data["metrics"]
         return {name: nrrd.read(Path(data[name])) for name in ("jacobian", "uncertainty") if data[name]}
 
-    def _show(self, read: dict[str, Any]) -> None:
+    def _show(self, read: dict[str, Any]) -> Iterator[None]:
         scene = slicer.mrmlScene
-        transform = scene.GetNodeByID(self._transform_id)
+        transform = self._judged()
+        frame = scene.GetNodeByID(self._frame_id) if self._frame_id else None
+        with contextlib.ExitStack() as undo:
+            for _part in evaluation_nodes.show(transform, self.metrics, self._names, read, frame, undo):
+                yield
+                self._judged()
+            found = {"metrics": self.metrics, "names": self._names, "alpha": self._alpha}
+            transform.SetAttribute(EVALUATION, json.dumps(found))
+            undo.pop_all()
+
+    def _judged(self) -> Any:
+        """The transform. Raises `UserError` where it is not what it was."""
+        transform = slicer.mrmlScene.GetNodeByID(self._transform_id)
         same = transform is not None and transform.GetAttribute(results.RESULT) == str(self._result)
         if not same or results.alpha_of(transform) != self._alpha:
             text = "The transform was deleted or changed while it was evaluated."
             raise UserError("scene", text, "Evaluate again.")
-        frame = scene.GetNodeByID(self._frame_id) if self._frame_id else None
-        with contextlib.ExitStack() as undo, slicer.util.NodeModify(transform):
-            evaluation_nodes.show(transform, self.metrics, self._names, read, frame, undo)
-            found = {"metrics": self.metrics, "names": self._names, "alpha": self._alpha}
-            transform.SetAttribute(EVALUATION, json.dumps(found))
-            undo.pop_all()
+        return transform
 
 
 def known(transform: Any) -> tuple[dict[str, Any], dict[str, str]]:

@@ -6,6 +6,7 @@ deleted, and is made anew.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -48,16 +49,30 @@ def node(transform: Any, role: str) -> Any:
 
 def show(
     transform: Any, metrics: dict[str, Any], names: dict[str, str], maps: dict[str, Any], frame: Any, undo: ExitStack
-) -> None:
-    """Put everything into the scene; what there are no figures for any more is removed. `undo` removes what is new."""
+) -> Iterator[None]:
+    """Put everything into the scene, a part at each step; what there are no figures for any more is removed, at last.
+
+    `undo` takes back what there is up to then.
+    """
     tables = {"Figures": figures(metrics), "Landmarks": landmarks(metrics), "Structures": structures(metrics, names)}
     tables |= {"Histogram": histogram(metrics)}
-    for role, columns in tables.items():
+    shown = {role: columns for role, columns in tables.items() if columns}
+    for role, columns in shown.items():
         _show_table(transform, role, columns, undo)
+        yield
     show_checks(transform, metrics, names, {}, undo)
-    _show_charts(transform, undo)
-    _show_map(transform, "Jacobian", maps.get("jacobian"), frame, undo)
-    _show_map(transform, "Uncertainty", maps.get("uncertainty"), frame, undo)
+    yield
+    charts = {role: parts for role, parts in CHARTS.items() if parts[0] in shown}
+    for role in charts:
+        _show_chart(transform, role, undo)
+        yield
+    known = {role: read for role in MAPS if (read := maps.get(role.lower())) is not None}
+    for role, read in known.items():
+        _show_map(transform, role, read, frame, undo)
+        yield
+    for role in {*tables, *CHARTS, *MAPS} - {*shown, *charts, *known}:
+        for part in (role, *(_series(role) if role in CHARTS else ())):
+            _remove(transform, part)
     _file(transform)
 
 
@@ -171,9 +186,6 @@ def _text(value: float | None, digits: int = 2) -> str:
 
 
 def _show_table(transform: Any, role: str, columns: Columns, undo: ExitStack) -> None:
-    if not columns:
-        _remove(transform, role)
-        return
     found = _node(transform, role, "vtkMRMLTableNode", undo)
     table = vtk.vtkTable()
     for name, _, values in columns:
@@ -185,6 +197,7 @@ def _show_table(transform: Any, role: str, columns: Columns, undo: ExitStack) ->
             array = numpy_support.numpy_to_vtk(np.array(values), deep=True)
         array.SetName(name)
         table.AddColumn(array)
+    undo.callback(found.SetAndObserveTable, found.GetTable())
     with slicer.util.NodeModify(found):
         found.SetAndObserveTable(table)
         found.SetUseColumnTitleAsColumnHeader(True)
@@ -197,51 +210,61 @@ def _show_table(transform: Any, role: str, columns: Columns, undo: ExitStack) ->
 # ------------------------------------------------------------------------------------------- charts
 
 
-def _show_charts(transform: Any, undo: ExitStack) -> None:
-    series = slicer.vtkMRMLPlotSeriesNode
-    kinds = {
-        "ErrorChart": ("Landmarks", series.PlotTypeScatter, "Number", ("Before (mm)", "After (mm)"), "landmark"),
-        "HistogramChart": ("Histogram", series.PlotTypeScatterBar, "Error (mm)", ("Before", "After"), "error (mm)"),
-    }
-    for role, (source, kind, x, ys, title) in kinds.items():
-        table = node(transform, source)
-        parts = [f"{role}Before", f"{role}After"]
-        if table is None:
-            for each in (role, *parts):
-                _remove(transform, each)
-            continue
-        chart = _node(transform, role, "vtkMRMLPlotChartNode", undo)
+CHARTS = {
+    "ErrorChart": ("Landmarks", "PlotTypeScatter", "Number", ("Before (mm)", "After (mm)"), "landmark"),
+    "HistogramChart": ("Histogram", "PlotTypeScatterBar", "Error (mm)", ("Before", "After"), "error (mm)"),
+}
+"""By role: the table's, kind of plot, columns along x and y, title of x."""
+
+
+def _series(role: str) -> tuple[str, str]:
+    return f"{role}Before", f"{role}After"
+
+
+def _show_chart(transform: Any, role: str, undo: ExitStack) -> None:
+    source, kind, x, ys, title = CHARTS[role]
+    chart, table = _node(transform, role, "vtkMRMLPlotChartNode", undo), node(transform, source)
+    plots = []
+    looks = zip(_series(role), ys, ("before", "after"), (BEFORE_COLOUR, AFTER_COLOUR), strict=True)
+    for part, y, name, colour in looks:
+        plot = _node(transform, part, "vtkMRMLPlotSeriesNode", undo)
+        with slicer.util.NodeModify(plot):
+            plot.SetName(name)
+            plot.SetAndObserveTableNodeID(table.GetID())
+            plot.SetPlotType(getattr(plot, kind))
+            plot.SetXColumnName(x)
+            plot.SetYColumnName(y)
+            plot.SetColor(*colour)
+            plot.SetLineStyle(plot.LineStyleNone)
+            plot.SetMarkerStyle(plot.MarkerStyleCircle)
+            plot.SetMarkerSize(9)
+        plots.append(plot)
+    with slicer.util.NodeModify(chart):
         chart.RemoveAllPlotSeriesNodeIDs()
-        for part, y, name, colour in zip(parts, ys, ("before", "after"), (BEFORE_COLOUR, AFTER_COLOUR), strict=True):
-            plot = _node(transform, part, "vtkMRMLPlotSeriesNode", undo)
-            with slicer.util.NodeModify(plot):
-                plot.SetName(name)
-                plot.SetAndObserveTableNodeID(table.GetID())
-                plot.SetPlotType(kind)
-                plot.SetXColumnName(x)
-                plot.SetYColumnName(y)
-                plot.SetColor(*colour)
-                plot.SetLineStyle(series.LineStyleNone)
-                plot.SetMarkerStyle(series.MarkerStyleCircle)
-                plot.SetMarkerSize(9)
+        for plot in plots:
             chart.AddAndObservePlotSeriesNodeID(plot.GetID())
-        with slicer.util.NodeModify(chart):
-            chart.SetTitle("Target registration error")
-            chart.SetXAxisTitle(title)
-            chart.SetYAxisTitle("error (mm)" if role == "ErrorChart" else "landmarks")
-            for name in ("Title", "AxisTitle", "AxisLabel"):
-                getattr(chart, f"Set{name}FontSize")(14)
+        chart.SetTitle("Target registration error")
+        chart.SetXAxisTitle(title)
+        chart.SetYAxisTitle("error (mm)" if role == "ErrorChart" else "landmarks")
+        for name in ("Title", "AxisTitle", "AxisLabel"):
+            getattr(chart, f"Set{name}FontSize")(14)
 
 
 # --------------------------------------------------------------------------------------------- maps
 
 
+MAPS = ("Jacobian", "Uncertainty")
+"""Roles of the volumes; the worker calls them so, too."""
+
+
 def _show_map(transform: Any, role: str, read: Any, frame: Any, undo: ExitStack) -> None:
-    if read is None:
-        _remove(transform, role)
-        return
     array, matrix = read
     found = _node(transform, role, "vtkMRMLScalarVolumeNode", undo)
+    before = vtk.vtkMatrix4x4()
+    found.GetIJKToRASMatrix(before)
+    undo.callback(found.SetAndObserveTransformNodeID, found.GetTransformNodeID())
+    undo.callback(found.SetAndObserveImageData, found.GetImageData())
+    undo.callback(found.SetIJKToRASMatrix, before)
     with slicer.util.NodeModify(found):
         found.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
         found.SetAndObserveImageData(results.plain_image(array))
@@ -254,7 +277,7 @@ def _show_map(transform: Any, role: str, read: Any, frame: Any, undo: ExitStack)
             display.SetWindowLevel(2.0, 1.0)
             display.SetAndObserveColorNodeID(_diverging(transform, undo).GetID())
         else:
-            highest = float(np.percentile(array, 99)) or 1.0
+            highest = float(np.percentile(array[::4, ::4, ::4], 99)) or 1.0
             display.SetWindowLevel(highest, highest / 2)
             display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
 
@@ -281,7 +304,7 @@ def _node(transform: Any, role: str, kind: str, undo: ExitStack) -> Any:
     if found is None:
         title = f"{transform.GetName()}: {TITLES.get(role, role)}"
         found = slicer.mrmlScene.AddNewNodeByClass(kind, slicer.mrmlScene.GenerateUniqueName(title))
-        undo.callback(slicer.mrmlScene.RemoveNode, found)
+        undo.callback(results.remove, found)
         transform.SetNodeReferenceID(ROLE + role, found.GetID())
     return found
 

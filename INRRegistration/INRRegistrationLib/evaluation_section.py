@@ -101,6 +101,7 @@ class EvaluationSection(Section, VTKObservationMixin):
         for node in self._left_behind():
             node.SetAndObserveTransformNodeID(moving.GetTransformNodeID())
         self.show()
+        self.set_busy(self._busy)
 
     def on_show(self) -> None:
         """Show a table, chart or map in the views."""
@@ -137,7 +138,6 @@ class EvaluationSection(Section, VTKObservationMixin):
             self._timer.start()  # in a turn of their own
         else:
             self._show_marks()
-        self.set_busy(self._busy)
 
     def set_busy(self, busy: bool) -> None:
         """Nothing can be started or chosen while an operation is under way."""

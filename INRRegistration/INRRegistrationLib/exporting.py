@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from inrreg.parts import parts_of
 from inrreg.protocol import UserError
 
 from . import export, hierarchy, nrrd, results, series, transforms
@@ -50,13 +49,13 @@ class ExportRequest:
 
     def check(self) -> None:
         """Raise `UserError` with what is missing or contradictory; the first thing first."""
-        folder = results.folder_of(self.transform)
+        results.check(self.transform)
         if not self.ending:
             names = ", ".join(ending for ending in FORMATS if ending != MODEL)
             raise UserError("output", f"{self.output} has no ending of a transform.", f"Use one of: {names}.")
         if self.ending == MODEL:
             return
-        if self.part not in parts_of(folder):
+        if self.part not in results.parts_of(self.transform):
             raise UserError("part", f"This result has no part '{self.part}'.", "Choose another part.")
         if not 0 <= self.spacing < np.inf:
             raise UserError("spacing", "A spacing cannot be negative.")

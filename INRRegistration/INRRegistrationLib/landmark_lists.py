@@ -12,6 +12,8 @@ import vtk
 from inrreg.landmarks import Pairs, Points, pair, write_points
 from inrreg.protocol import UserError
 
+from . import hierarchy
+
 TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -84,6 +86,19 @@ def rows_of(fixed: Any, moving: Any, chosen: list[str]) -> tuple[list[int], list
     """The numbers, in both lists, of the pairs whose fixed points have those ids."""
     wanted = [entry[2:] for entry in matched(fixed, moving) if entry[1] in chosen]
     return [one for one, _ in wanted], [other for _, other in wanted]
+
+
+def judging(volumes: tuple[Any, Any], lists: tuple[Any, Any], guides: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of two lists that guide nothing: positions (N, 3) RAS mm on the fixed and on the unmoved moving side.
+
+    In the frame of the two volumes. Raises `UserError` as `points` and `pairs`.
+    """
+    fixed, moving = volumes
+    frame = hierarchy.frame(fixed, moving)
+    paths = hierarchy.shown(lists[0], frame), hierarchy.unmoved(lists[1], frame, moving)
+    found = [points(node, hierarchy.composed(path)).positions for node, path in zip(lists, paths, strict=True)]
+    rows = [entry[2:] for entry in matched(*lists) if entry[1] not in guides]
+    return tuple(known[[row[side] for row in rows]] * TO_LPS for side, known in enumerate(found))
 
 
 def only(known: Points, rows: list[int]) -> Points:

@@ -18,7 +18,7 @@ from .background import Task
 from .process import WorkerProcess
 from .signal import Signal
 
-WRITING, RUNNING, CANCELLING, LOADING = "writing", "running", "cancelling", "loading"
+WRITING, RUNNING, CANCELLING, LOADING, SHOWN = "writing", "running", "cancelling", "loading", "shown"
 DONE, CANCELLED, FAILED = "done", "cancelled", "failed"
 
 
@@ -84,7 +84,7 @@ class Operation:
         """Change the scene, all of it or nothing. Raises `UserError` where that cannot be.
 
         A generator is gone on with after each `yield` from the event loop, so that much of it is no long stop; where it
-        is closed before its end it takes back what it did.
+        is closed before its end it takes back what it did. Once the scene is changed nothing is cancelled any more.
         """
 
     def _preview(self, data: dict[str, Any]) -> None:
@@ -156,17 +156,18 @@ class Operation:
         if self.state != LOADING:
             return
         try:
-            if self._steps is not None:
-                next(self._steps)
-        except StopIteration:
-            self._finish(DONE)
+            ended = self._steps is None or next(self._steps, self) is self
         except Exception as raised:
             self._fail(_as_user_error(raised))
-        else:
-            if self._steps is None:
-                self._finish(DONE)
-            else:
-                qt.QTimer.singleShot(0, self._go_on)
+            return
+        if ended:
+            self.state = SHOWN
+        # What the end brings about has a turn of its own.
+        qt.QTimer.singleShot(0, self._on_shown if ended else self._go_on)
+
+    def _on_shown(self) -> None:
+        if self.state == SHOWN:
+            self._finish(DONE)
 
     # ------------------------------------------------------------------------------------------ ends
 
@@ -201,7 +202,7 @@ class Operation:
     def _on_ended(self, error: UserError) -> None:
         if self.state == CANCELLING:
             self._finish(CANCELLED)
-        elif self.state != LOADING:
+        elif self.state not in (LOADING, SHOWN):
             # While loading, all that was to come from the worker is on disk.
             self._fail(error)
 

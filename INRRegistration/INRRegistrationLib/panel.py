@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import qt
@@ -68,6 +68,10 @@ class Panel(VTKObservationMixin):
         """What the progress bar is about: a registration, or what a section performs."""
         self._done: Callable[[Any], None] = self._show_done
         self._updating = False
+        self._ending: Iterator[None] | None = None
+        """What is still to be shown of an operation that has ended."""
+        self._shown_later = False
+        """Whether the parameters that change will be shown in a moment."""
         self._progressed = False
         self._outcome = ""
         """What came of the last registration: shown until something is changed."""
@@ -101,6 +105,7 @@ class Panel(VTKObservationMixin):
     def cleanup(self) -> None:
         """Let go of everything: the module is reloaded or Slicer exits."""
         self.removeObservers()
+        self._ending = None
         for section in self.sections:
             section.cleanup()
         self.registrations.process.hello.disconnect(self._on_hello)
@@ -152,7 +157,7 @@ class Panel(VTKObservationMixin):
                 qt.QTimer.singleShot(0, embedded.remove_orphans)
 
     def _on_parameters_modified(self, *_: Any) -> None:
-        if not self._updating:
+        if not self._updating and not self._shown_later:
             # What is said of the last registration is about parameters that have just changed.
             self._outcome = ""
             self.ui.errorLabel.setVisible(False)
@@ -181,6 +186,19 @@ class Panel(VTKObservationMixin):
         self._set("overrides", {**self.parameters.overrides, self.parameters.preset: overrides})
 
     def _show_parameters(self) -> None:
+        self._show_own_parameters()
+        for section in self.sections:
+            self._show_section(section)
+        self._show_button()
+
+    def _show_section(self, section: Section) -> None:
+        self._updating = True
+        try:
+            section.show()
+        finally:
+            self._updating = False
+
+    def _show_own_parameters(self) -> None:
         ui, parameters = self.ui, self.parameters
         self._updating = True
         try:
@@ -203,11 +221,8 @@ class Panel(VTKObservationMixin):
                 ui.presetLabel.setText(preset.purpose[:1].upper() + preset.purpose[1:])
                 ui.presetLabel.setToolTip(preset.source)
                 self._form.show(preset.settings, parameters.overrides.get(preset.name, {}))
-            for section in self.sections:
-                section.show()
         finally:
             self._updating = False
-        self._show_button()
 
     # ------------------------------------------------------------------------------------------ masks
 
@@ -320,7 +335,7 @@ class Panel(VTKObservationMixin):
         except UserError as error:
             self.show_error(error)
             return
-        self.run, self._done = run, done
+        self.run, self._done, self._ending = run, done, None
         run.progress.connect(self._on_progress)
         run.alive.connect(self._on_alive)
         run.log.connect(self._log)
@@ -349,19 +364,54 @@ class Panel(VTKObservationMixin):
         self._tell(text.format(**{**data, "stage": str(data["stage"]).capitalize()}, left=duration(data["eta"])))
 
     def _on_finished(self) -> None:
-        run, self.run = self.run, None
-        self.show_idle()
+        run = self.run
         if run.state == DONE:
-            self._done(run)
-            # The result may be another in the same nodes.
-            for section in self.sections:
-                section.show()
-            if run.warnings:
-                self._show_box(WARNING_STYLE, _("Look at this result with care"), " ".join(run.warnings))
-        elif run.state == CANCELLED:
+            self._ending = self._end(run)
+            self._go_on(self._ending)
+            return
+        self.run = None
+        self.show_idle()
+        if run.state == CANCELLED:
             self.show_outcome(_("Cancelled. The scene is as it was."))
         else:
             self.show_error(run.error)
+
+    def _go_on(self, ending: Iterator[None]) -> None:
+        if ending is not self._ending:
+            return  # there is another operation by now
+        try:
+            next(ending)
+        except StopIteration:
+            pass
+        except BaseException:
+            self.run = self._ending = None
+            self.show_idle()
+            raise
+        else:
+            qt.QTimer.singleShot(0, lambda: self._go_on(ending))
+
+    def _end(self, run: Operation) -> Iterator[None]:
+        """Show what came of an operation, a part in each turn of the event loop: together it would be a long stop."""
+        self._hide_outcome()
+        self._shown_later = True
+        try:
+            self._done(run)
+        finally:
+            self._shown_later = False
+        yield
+        # The result may be another in the same nodes.
+        self._show_own_parameters()
+        for section in self.sections:
+            yield
+            self._show_section(section)
+        for section in self.sections:
+            yield
+            section.set_busy(False)
+        yield
+        self.run = self._ending = None
+        self._show_own_button()
+        if run.warnings:
+            self._show_box(WARNING_STYLE, _("Look at this result with care"), " ".join(run.warnings))
 
     def _show_done(self, run: Run) -> None:
         # So that registering again replaces this result instead of adding another.
@@ -380,10 +430,13 @@ class Panel(VTKObservationMixin):
 
     def show_idle(self) -> None:
         """Nothing runs: no progress, no outcome."""
+        self._hide_outcome()
+        self._show_button()
+
+    def _hide_outcome(self) -> None:
         self._outcome = ""
         self.ui.progressBar.setVisible(False)
         self.ui.errorLabel.setVisible(False)
-        self._show_button()
 
     def show_error(self, error: UserError) -> None:
         """Say in the panel what went wrong and what to do about it."""
@@ -406,13 +459,16 @@ class Panel(VTKObservationMixin):
         self.ui.statusLabel.setVisible(bool(text))
 
     def _show_button(self) -> None:
+        for entry in self.sections:
+            entry.set_busy(self.run is not None)
+        self._show_own_button()
+
+    def _show_own_button(self) -> None:
         button = self.ui.applyButton
         running = self.run is not None
         cancelling = running and self.run.state == "cancelling"
         for section in ("inputsSection", "outputsSection", "moreSection", "advancedSection"):
             getattr(self.ui, section).setEnabled(not running)
-        for entry in self.sections:
-            entry.set_busy(running)
         button.setText(_("Cancelling…") if cancelling else _("Cancel") if running else _("Register"))
         # Qt takes it away with the text.
         button.setShortcut(qt.QKeySequence(REGISTER_KEY))

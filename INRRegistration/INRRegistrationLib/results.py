@@ -11,6 +11,7 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
+from inrreg import parts
 from inrreg.protocol import UserError
 
 from . import hierarchy, nrrd, transforms
@@ -40,6 +41,23 @@ def folder_of(transform: Any) -> Path:
     from . import embedded
     from .logic import shared
 
+    if (folder := check(transform)) is not None:
+        return folder
+    restored = shared().new_folder() / "result"
+    restored.mkdir()
+    embedded.unpack_model(transform.GetNodeReference(embedded.MODEL).GetText(), restored)
+    for each in embedded.siblings(transform):
+        each.SetAttribute(RESULT, str(restored))
+    return restored
+
+
+def check(transform: Any) -> Path | None:
+    """The result folder of a transform node, None where it is gone but can be made anew from the scene.
+
+    Raises `UserError` where there is none.
+    """
+    from . import embedded
+
     folder = transform.GetAttribute(RESULT) if transform is not None else None
     if not folder:
         if transform is not None and transform.GetAttribute(FILE):
@@ -48,15 +66,17 @@ def folder_of(transform: Any) -> Path:
         raise UserError("result", "There is no result of this module yet.", "Register first.")
     if (Path(folder) / "model.json").is_file():
         return Path(folder)
-    text = transform.GetNodeReference(embedded.MODEL)
-    if text is None:
+    if transform.GetNodeReference(embedded.MODEL) is None:
         raise UserError("result", f"The files of '{transform.GetName()}' are gone.", "Register again.")
-    restored = shared().new_folder() / "result"
-    restored.mkdir()
-    embedded.unpack_model(text.GetText(), restored)
-    for each in embedded.siblings(transform):
-        each.SetAttribute(RESULT, str(restored))
-    return restored
+    return None
+
+
+def parts_of(transform: Any) -> list[str]:
+    """The parts of a transform node's result, as `inrreg.parts` has them. Raises `UserError` where there is none."""
+    from . import embedded
+
+    folder = check(transform)
+    return parts.parts_of(folder) if folder is not None else embedded.parts_of(transform)
 
 
 def alpha_of(transform: Any) -> float | None:

@@ -11,7 +11,7 @@ import slicer
 from inrreg import protocol
 from inrreg.protocol import UserError
 
-from . import embedded, export, hierarchy, nrrd, results
+from . import embedded, export, hierarchy, nrrd, renewal, results
 from .operation import DONE, RUNNING, Operation, remove_files
 from .preview import Preview
 from .process import WorkerProcess
@@ -118,6 +118,11 @@ class Run(Operation):
             made = results.grid_transform(*grid)
             transform = results.show_transform(made, output or shown, fixed, moving, attributes, undo)
             embedded.show(packed, transform, undo)
+            undo.callback(transform.SetNodeReferenceID, renewal.VOLUME, transform.GetNodeReferenceID(renewal.VOLUME))
+            transform.SetNodeReferenceID(renewal.VOLUME, volume.GetID() if volume is not None else None)
+            if volume is not None:
+                undo.callback(volume.SetAttribute, results.ALPHA, volume.GetAttribute(results.ALPHA))
+                volume.SetAttribute(results.ALPHA, self._alpha())
             hierarchy.place(transform, fixed, moving, *self._sides(nodes), undo)
             undo.pop_all()
         if self._shown is not None:

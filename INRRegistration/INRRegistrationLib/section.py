@@ -29,7 +29,7 @@ class Section:
         self.ui = slicer.util.childWidgetVariables(widget)
 
     def show(self) -> None:
-        """Show what the parameters say: called whenever they, or the scene, may be others."""
+        """Show what the parameters say: called whenever they, or the scene, may be others; `set_busy` follows."""
 
     def set_busy(self, busy: bool) -> None:
         """An operation has begun or ended: while there is one, no other can be started."""

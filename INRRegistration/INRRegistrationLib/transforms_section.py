@@ -10,7 +10,6 @@ import ctk
 import slicer
 from slicer.i18n import tr as _
 
-from inrreg.parts import parts_of
 from inrreg.protocol import UserError
 
 from . import hierarchy, masks, results, series
@@ -81,11 +80,10 @@ class TransformsSection(Section):
             self._result, self._said = result, ""
         part = chosen(self.ui.partSelector)
         try:
-            found = parts_of(results.folder_of(self.transform))
+            found = results.parts_of(self.transform)
         except UserError:
             found = ["whole"]
         fill(self.ui.partSelector, [(PARTS[name], name) for name in found], part)
-        self._show_state()
 
     def set_busy(self, busy: bool) -> None:
         self._busy = busy
@@ -118,7 +116,7 @@ class TransformsSection(Section):
             button.setEnabled(not self._busy and not reason)
             button.setToolTip(reason or tip)
         ui.gridSelector.setEnabled(read(ui.newNodesCheckBox, "checked"))
-        ui.volumeChangeButton.setEnabled(not self._busy and not self._reason(lambda: results.folder_of(self.transform)))
+        ui.volumeChangeButton.setEnabled(not self._busy and not self._reason(lambda: results.check(self.transform)))
 
     def _reason(self, check: Callable[[], Any]) -> str:
         try:
@@ -169,7 +167,6 @@ class TransformsSection(Section):
     def _on_exported(self, operation: Export) -> None:
         self._said = described(operation.figures)
         self.panel.show_outcome(_("Written: {path}").format(path=operation.figures["output"]))
-        self._show_state()
 
     # ------------------------------------------------------------------------------------------ load
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import uuid
 from pathlib import Path
@@ -37,6 +38,8 @@ class Tuner:
     def __init__(self, registrations: Registrations) -> None:
         self.changed, self.moved, self.failed = Signal(), Signal(), Signal()
         self.fields: AlphaFields | None = None
+        self._loaded: AlphaFields | None = None
+        """The fields without what has been asked since."""
         self.alpha = 0.0
         self.exact = False
         """Whether the node shows the network's own field at `alpha`, not one interpolated between coarse ones."""
@@ -86,7 +89,18 @@ class Tuner:
         self._rest.stop()
         self._key, self._array, self._coarse, self._asked = (), None, None, None
         if self.fields is not None:
-            self.fields = None
+            self.fields = self._loaded = None
+            self.changed.emit()
+
+    def judge(self, landmarks: tuple[np.ndarray, np.ndarray] | None) -> None:
+        """Have the curves tell the error of landmarks, (N, 3) RAS of both sides, unless the training knew some."""
+        if self._loaded is None or "error" in self._loaded.curves:
+            return
+        curves = dict(self._loaded.curves)
+        if landmarks is not None and len(landmarks[0]):
+            curves["error"] = self._loaded.errors(*landmarks)
+        if curves != self.fields.curves:
+            self.fields = dataclasses.replace(self._loaded, curves=curves)
             self.changed.emit()
 
     def resume(self) -> None:
@@ -152,7 +166,7 @@ class Tuner:
         if error is not None:
             self._fail(error)
         elif fields is not None and self.transform is not None:
-            self.fields = fields
+            self.fields = self._loaded = fields
             self._describe(self.transform)
             self.changed.emit()
 

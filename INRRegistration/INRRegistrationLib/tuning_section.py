@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import qt
@@ -10,7 +11,7 @@ from slicer.i18n import tr as _
 
 from inrreg.protocol import UserError
 
-from . import chart, pins, results
+from . import chart, landmark_lists, pins, renewal, results
 from .section import Section
 from .tuner import Tuner
 from .widgets import choose, chosen, connect, fill, read
@@ -32,6 +33,7 @@ class TuningSection(Section):
         self.tuner = Tuner(panel.registrations)
         self._updating = False
         self._note = ""
+        self._renewal: renewal.Renewal | None = None
         self._layout: int | None = None
         """The layout to go back to when the chart is put away."""
         self._follow = qt.QTimer()
@@ -54,14 +56,17 @@ class TuningSection(Section):
     def show(self) -> None:
         """Take up the current result; its fields are there a moment later."""
         self.tuner.take(self.panel.parameters.output_transform)
+        self._judge()
         self._show_pins()
 
     def set_busy(self, busy: bool) -> None:
         """While something else is done, the result stays as it is."""
         self.ui.tuningSection.setEnabled(not busy)
-        if not busy:
-            self.show()
+        if busy:
+            self._stop_renewal()
+        else:
             self.tuner.resume()
+            self._renew()
 
     def forget(self, node: Any) -> None:
         """The result goes, or one that was kept."""
@@ -72,6 +77,7 @@ class TuningSection(Section):
     def cleanup(self) -> None:
         """The module is reloaded or Slicer exits."""
         self._follow.stop()
+        self._stop_renewal()
         self.tuner.close()
 
     # --------------------------------------------------------------------------------------- display
@@ -81,6 +87,7 @@ class TuningSection(Section):
         ui.tuningSection.setVisible(fields is not None)
         self._note = ""
         if fields is None:
+            self._stop_renewal()
             ui.chartButton.setChecked(False)
             return
         low, high = self.tuner.range
@@ -99,6 +106,7 @@ class TuningSection(Section):
             chart.show(self.tuner.transform, fields, self.tuner.alpha)
         self._show_pins()
         self._on_moved()
+        self._judge()
 
     def _on_moved(self) -> None:
         ui, tuner = self.ui, self.tuner
@@ -109,6 +117,7 @@ class TuningSection(Section):
         if not tuner.settled:
             self._note = ""
         ui.pinButton.setEnabled(tuner.settled)
+        self._renew()
         self._show_figures()
         if not read(self._follow, "active"):
             self._follow.start()
@@ -129,9 +138,10 @@ class TuningSection(Section):
         else:
             parts.append(_("no folding"))
         lines = ["; ".join(parts), self._note]
-        if self.panel.parameters.output_volume is not None and self.tuner.alpha != self.tuner.fields.chosen:
-            text = _("The resampled volume is still that of alpha {alpha:g}.")
-            lines.append(text.format(alpha=self.tuner.fields.chosen))
+        volume = self._outdated()
+        if volume is not None:
+            text = _("'{name}' is still that of alpha {alpha:g}.")
+            lines.append(text.format(name=volume.GetName(), alpha=results.alpha_of(volume)))
         self.ui.figuresLabel.setText("<br>".join(filter(None, lines)))
 
     def _on_failed(self, error: UserError) -> None:
@@ -141,6 +151,34 @@ class TuningSection(Section):
         self._note = _("Shown coarsely: {reason}").format(reason=f"{error.message} {error.hint}")
         self.ui.pinButton.setEnabled(True)
         self._show_figures()
+
+    def _judge(self) -> None:
+        """Landmarks that were chosen after the registration tell their error over alpha, too."""
+        if self.tuner.fields is None:
+            return
+        parameters, found = self.panel.parameters, None
+        volumes = parameters.fixed, parameters.moving
+        lists = parameters.fixed_landmarks, parameters.moving_landmarks
+        if None not in (*volumes, *lists):
+            with contextlib.suppress(UserError):
+                found = landmark_lists.judging(volumes, lists, parameters.guides)
+        self.tuner.judge(found)
+
+    def _outdated(self) -> Any:
+        """The resampled volume where it is not that of the alpha that is shown."""
+        volume = renewal.volume_of(self.tuner.transform)
+        return volume if volume is not None and results.alpha_of(volume) not in (None, self.tuner.alpha) else None
+
+    def _renew(self) -> None:
+        """Resample the volume again where it is to be had exactly."""
+        self._stop_renewal()
+        if self.tuner.fields is not None and self.tuner.exact and self._outdated() is not None:
+            self._renewal = renewal.Renewal(self.tuner.transform, self.tuner.alpha, self._show_figures)
+
+    def _stop_renewal(self) -> None:
+        if self._renewal is not None:
+            self._renewal.stop()
+            self._renewal = None
 
     # ---------------------------------------------------------------------------------------- alpha
 

@@ -25,6 +25,8 @@ from inrreg.transforms import Affine, Chain, DisplacementGrid, Inverse, PointMap
 
 TOLERANCE = 0.1
 """Largest interpolation error, in mm, for which `displacement.nrrd` may be coarser than the fixed image."""
+FEW = 200
+"""Points at which a spacing is tried before it is looked at closely."""
 MOST_INNER = MOST_NODES // 2
 """Nodes of that grid over the fixed image: the rest is for the fade, without which no motion can end beyond it."""
 
@@ -222,8 +224,12 @@ class Deformation:
         steps = [self.fitting(target) for target in (8.0, 5.5, 4.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5)]
         steps = [step for step in [*steps, fixed] if (self.grid.extent / step + 1).prod() <= MOST_INNER] or steps[:1]
         for spacing in steps:
+            last = spacing is steps[-1] or (spacing <= fixed * (1 + 1e-6)).all()
+            # One point too far off suffices, and is mostly found among a few.
+            if not last and self.interpolation_errors(spacing, FEW).max() > TOLERANCE:
+                continue
             error = float(self.interpolation_errors(spacing).max())
-            if error <= TOLERANCE or (spacing <= fixed * (1 + 1e-6)).all():
+            if error <= TOLERANCE or last:
                 break
         return spacing, error
 

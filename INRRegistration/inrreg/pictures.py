@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 import torch
+import torch.nn.functional as F
 
 from inrreg.deformation import load_transform
 from inrreg.geometry import Frame, Grid, Volume
@@ -33,6 +35,8 @@ _SQUARES = 8
 """Squares of the checkerboard along the longer side."""
 _PIXELS = 300
 """Samples of a plane along its longer side, at most; but none closer than half a millimetre."""
+_NODES = 4.0
+"""Distance in mm at which a deformation is evaluated in a plane, and linear between: no eye sees more of it."""
 
 
 def check_matplotlib() -> None:
@@ -160,7 +164,8 @@ class Cut:
     @cached_property
     def mapped(self) -> np.ndarray:
         """Where the points go, (rows, columns, 3) LPS mm."""
-        return self.scene.transform.map(self.points.reshape(-1, 3)).reshape(self.points.shape)
+        moved = self.scene.transform.map(self._nodes.reshape(-1, 3)).reshape(self._nodes.shape) - self._nodes
+        return self.points + _resized(moved, self.points.shape[:2])
 
     @cached_property
     def fixed(self) -> np.ndarray:
@@ -176,7 +181,14 @@ class Cut:
 
     @cached_property
     def determinant(self) -> np.ndarray:
-        return whole_determinant(self.scene.transform, self.points.reshape(-1, 3)).reshape(self.points.shape[:2])
+        found = whole_determinant(self.scene.transform, self._nodes.reshape(-1, 3))
+        return _resized(found.reshape(*self._nodes.shape[:2], 1), self.points.shape[:2])[..., 0]
+
+    @cached_property
+    def _nodes(self) -> np.ndarray:
+        """Where the deformation is evaluated: points over the same rectangle, (rows, columns, 3) LPS mm."""
+        rows, columns = (max(2, math.ceil(length / _NODES) + 1) for length in self.extent[::-1])
+        return _resized(self.points, tuple(np.minimum((rows, columns), self.points.shape[:2])))
 
     @property
     def extent(self) -> np.ndarray:
@@ -193,6 +205,13 @@ class Cut:
         """An image at points, masked where they lie outside it."""
         at = torch.as_tensor(self.scene.frame.normalize(points), dtype=torch.float32)
         return np.ma.array(volume.sample(at)[0].numpy(), mask=~volume.contains(at, beyond=0.5).numpy())
+
+
+def _resized(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Values (rows, columns, n) of a rectangle, interpolated linearly at other numbers of rows and columns."""
+    image = torch.as_tensor(values, dtype=torch.float64).permute(2, 0, 1)[None]
+    size = tuple(int(n) for n in shape)
+    return F.interpolate(image, size, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).numpy()
 
 
 # ------------------------------------------------------------------------------------------- panels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -183,6 +184,7 @@ class Gaps:
         self._timer.timeout.connect(self._tick)
 
     def start(self):
+        gc.freeze()
         self.worst, self.wall, self._last = 0.0, 0.0, None
         self._timer.start()
 
@@ -190,6 +192,7 @@ class Gaps:
         """The longest stop in milliseconds, up to now."""
         self._timer.stop()
         self._tick()
+        gc.unfreeze()
         return self.worst
 
     def _tick(self, *_):

@@ -296,6 +296,19 @@ def test_cancel(user, slicer, marked, monkeypatch):
     assert node_ids(slicer) == before
 
 
+def test_cancel_while_the_figures_are_shown(user, slicer, marked):
+    section, _ = marked
+    before = node_ids(slicer)
+    section.ui.evaluateButton.click()
+    user.wait(lambda: len(node_ids(slicer)) > len(before))
+    user.ui.applyButton.click()
+    user.wait_for_end()
+    assert "Cancelled" in user.ui.statusLabel.text
+    assert node_ids(slicer) == before
+    assert not section.ui.summaryLabel.visible
+    evaluate(user, section)
+
+
 def test_no_long_stop(user, slicer, marked):
     section, lists = marked
     many = np.random.default_rng(0).uniform((-40, -40, 10), (40, 40, 90), (300, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -629,5 +630,27 @@ def test_reload_leaves_no_connection_behind(user, slicer, pair, monkeypatch):
     assert len(quits) == 1
     slicer.util.reloadScriptedModule("INRRegistration")
     slicer.app.aboutToQuit.emit()
-    # The one of the new panel, which has taken the result's model up again; not the old one's beside it.
+    assert len(quits) == 1
+    user.panel.registrations.new_folder()
+    slicer.app.aboutToQuit.emit()
     assert len(quits) == 2
+
+
+def test_a_model_is_unpacked_only_to_be_used(user, slicer, pair):
+    """A scene opened elsewhere: that the panel asks what can be done costs no disk, and no time."""
+    from INRRegistrationLib import results
+
+    user.choose(*pair)
+    transform = user.register()
+    parts = results.parts_of(transform)
+    gone = Path(transform.GetAttribute(results.RESULT))
+    shutil.rmtree(gone.parent)
+    user.panel.enter()
+    sections = {section.file: section.ui for section in user.panel.sections}
+    assert sections["Evaluation.ui"].evaluateButton.enabled
+    assert sections["Transforms.ui"].exportButton.enabled
+    assert results.parts_of(transform) == parts
+    assert transform.GetAttribute(results.RESULT) == str(gone)
+    assert not gone.exists()
+    assert (results.folder_of(transform) / "model.json").is_file()
+    assert transform.GetAttribute(results.RESULT) != str(gone)

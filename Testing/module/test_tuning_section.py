@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
+import vtk
 
 BUMP = np.array([-6.0, 4.0, 3.0])
 """The fake's displacement in the middle, RAS."""
@@ -65,10 +67,75 @@ def test_the_slider_moves_at_once_and_the_exact_field_follows(user, tuned):
     np.testing.assert_allclose(middle(tuned), unit * factor(0.65), atol=1e-3)
     assert tuned.GetAttribute("INRRegistration.Alpha") == "0.65"
     assert ui.pinButton.enabled
-    assert "The resampled volume is still that of alpha 0.3." in ui.figuresLabel.text
     ui.autoButton.click()
     user.wait(lambda: tuner.exact)
     np.testing.assert_allclose(middle(tuned), unit * factor(0.3), atol=1e-3)
+
+
+def test_the_resampled_volume_follows(user, slicer, tuned):
+    """At rest it is what the slices show of the moving volume; until then it is said to be another alpha's."""
+    ui, tuner = section(user).ui, section(user).tuner
+    volume = user.ui.volumeSelector.currentNode()
+    assert volume.GetAttribute("INRRegistration.Alpha") == "0.3"
+    before = slicer.util.arrayFromVolume(volume).copy()
+    ui.alphaSlider.setValue(0)
+    assert "is still that of alpha 0.3" in ui.figuresLabel.text
+    user.wait(lambda: tuner.exact and "is still" not in ui.figuresLabel.text)
+    after = slicer.util.arrayFromVolume(volume)
+    assert (volume.GetAttribute("INRRegistration.Alpha"), after.dtype) == ("0.0", before.dtype)
+    moving = tuned.GetNodeReference("INRRegistration.Moving")
+    source, shown = slicer.util.arrayFromVolume(moving), tuned.GetTransformFromParent()
+    to_ras, to_ijk = (vtk.vtkMatrix4x4() for _ in range(2))
+    volume.GetIJKToRASMatrix(to_ras)
+    moving.GetRASToIJKMatrix(to_ijk)
+    image = SimpleITK.GetImageFromArray(source.astype(float))
+    for k, j, i in ((12, 16, 18), (14, 13, 20), (10, 18, 15), (12, 12, 12)):
+        at = to_ijk.MultiplyPoint([*shown.TransformPoint(to_ras.MultiplyPoint([i, j, k, 1])[:3]), 1])[:3]
+        assert abs(after[k, j, i] - image.EvaluateAtContinuousIndex(at)) <= 0.51
+    assert np.abs(after.astype(float) - before).max() > 10
+    ui.autoButton.click()
+    user.wait(lambda: tuner.exact and volume.GetAttribute("INRRegistration.Alpha") == "0.3")
+    np.testing.assert_allclose(slicer.util.arrayFromVolume(volume).astype(float), before, atol=1)
+
+
+def test_landmarks_chosen_afterwards_judge_every_alpha(user, slicer, pair, monkeypatch):
+    from test_evaluation import landmarks, section_of
+
+    from INRRegistrationLib import alphafields
+
+    load = alphafields.load
+
+    def without_error(folder):
+        found = load(folder)
+        del found.curves["error"]
+        return found
+
+    monkeypatch.setattr(alphafields, "load", without_error)
+    user.choose(*pair, "fake-alpha", steps=2)
+    transform = user.register()
+    ui, tuner = section(user).ui, section(user).tuner
+    user.wait(lambda: tuner.fields is not None)
+    assert "similarity" in ui.figuresLabel.text
+    bounds = [0.0] * 6
+    pair[0].GetRASBounds(bounds)
+    centre = np.array([(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)])
+    spots = centre + np.array([[0, 0, 0], [4, 0, 3], [-5, 6, 0], [30, 0, 0]])
+    shown = transform.GetTransformFromParent()
+    # The last pair is a wrong one, and guides: it judges nothing.
+    moved = [*(shown.TransformPoint(spot) for spot in spots[:3]), spots[3] + 40]
+    lists = [landmarks(slicer, name, places) for name, places in (("On fixed", spots), ("On moving", moved))]
+    lists[1].SetAndObserveTransformNodeID(pair[1].GetTransformNodeID())
+    judging = section_of(user).ui
+    judging.fixedLandmarksSelector.setCurrentNode(lists[0])
+    judging.movingLandmarksSelector.setCurrentNode(lists[1])
+    user.panel.parameters.guides = [lists[0].GetNthControlPointID(3)]
+    assert "landmark error 0.0" in ui.figuresLabel.text
+    ends = [tuner.fields.figures(alpha)["error"] for alpha in (0.0, 1.0)]
+    expected = [abs(factor(alpha) / factor(0.3) - 1) for alpha in (0.0, 1.0)]
+    lengths = [np.linalg.norm(end - start) for start, end in zip(spots[:3], moved[:3], strict=True)]
+    np.testing.assert_allclose(ends, np.mean(lengths) * np.array(expected), rtol=0.05)
+    judging.fixedLandmarksSelector.setCurrentNode(None)
+    assert "similarity" in ui.figuresLabel.text
 
 
 def test_dragging_does_not_stop_the_panel(user, slicer, tuned):
