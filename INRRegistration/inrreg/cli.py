@@ -17,6 +17,7 @@ from inrreg import protocol
 from inrreg.cohort.command import cohort
 from inrreg.datasets.command import benchmark
 from inrreg.protocol import SIMILARITY, Job, Message, UserError, assignments
+from inrreg.training.command import train_prior
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,6 +46,7 @@ TOLERANCE = typer.Option("--tolerance", metavar="KEY=VALUE", help="Change a tole
 
 app.command()(cohort)
 app.command()(benchmark)
+app.command()(train_prior)
 
 
 def main() -> NoReturn:
@@ -93,7 +95,9 @@ def register(
         str, typer.Option(metavar="FILE", show_default=False, help="A mask of the fixed image that is not compared.")
     ] = "",
     initial_transform: FilePath = "",
-    prior: FilePath = "",
+    prior: Annotated[
+        str, typer.Option(metavar="FILE", show_default=False, help="What `inrreg train-prior` wrote, for reindir.")
+    ] = "",
     prealign: Annotated[str, typer.Option(help="none, rigid or affine.")] = "none",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads, 0 for the library's choice.")] = 0,

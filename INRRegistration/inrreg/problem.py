@@ -23,6 +23,7 @@ from inrreg.transforms import invert
 
 if TYPE_CHECKING:
     from inrreg.constraints import Border
+    from inrreg.prior import Prior
 
 MIN_OVERLAP = 0.1
 """Least share of the fixed points (of the mask) that must lie in the moving image (its mask) at the start."""
@@ -59,7 +60,7 @@ class Problem:
 
     Of the fixed image's grid: `exclude`, an image of 0 and 1, is what no data term looks at, beyond what the fixed mask
     leaves out; `rigid` are labels of structures that move as rigid bodies (`inrreg.constraints`), `border` is where
-    this side of a sliding border meets the other one (`inrreg.sliding`).
+    this side of a sliding border meets the other one (`inrreg.sliding`). `prior` is what a method may start from.
     """
 
     fixed: sitk.Image
@@ -76,6 +77,7 @@ class Problem:
     exclude: sitk.Image | None = None
     rigid: sitk.Image | None = None
     border: Border | None = None
+    prior: Prior | None = None
 
     @cached_property
     def grid(self) -> Grid:

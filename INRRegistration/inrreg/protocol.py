@@ -158,6 +158,8 @@ class Preset:
     """Module name below `inrreg.methods`; filled in by `presets`."""
     conditioned: bool = False
     """Whether one training answers for every strength of regularization."""
+    prior: bool = False
+    """Whether it may start from what `inrreg train-prior` learned."""
 
 
 @cache

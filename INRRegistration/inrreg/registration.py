@@ -32,6 +32,7 @@ from inrreg.memory import exhausted, is_exhausted
 from inrreg.optimization import Emit, Run, diverged
 from inrreg.prealignment import prealign
 from inrreg.previewing import Preview
+from inrreg.prior import Prior
 from inrreg.problem import Problem
 from inrreg.protocol import Job, Settings, UserError
 from inrreg.structures import fit_sides, hold_rigid
@@ -97,50 +98,9 @@ def solve(job: Job, run: Run, preview: Path | None = None) -> tuple[Deformation,
 
     Of a conditioned field also the choice of alpha, and what led to it.
     """
+    problem, before = prepare(job, run)
     settings, preset = job.settings(), protocol.preset(job.preset)
-    if job.prior:
-        raise UserError("prior", f"The preset '{job.preset}' takes no prior.", "Leave it out.")
-    device = choose_device(job.device)
-    _use_threads(job.threads)
-    fixed, moving = read_image(job.fixed, "fixed"), read_image(job.moving, "moving")
-    masks = [
-        read_mask(path, f"{name} mask", image) if path else None
-        for path, name, image in ((job.fixed_mask, "fixed", fixed), (job.moving_mask, "moving", moving))
-    ]
-    labels = [
-        read_labels(path, f"{name} labels", image) if path else None
-        for path, name, image in ((job.fixed_labels, "fixed", fixed), (job.moving_labels, "moving", moving))
-    ]
-    _check_landmarks(job, fixed, moving)
-    guides = _guides(job, fixed, moving)
-    sliding, exclude = (
-        read_mask(getattr(job, name), text, fixed) if getattr(job, name) else None
-        for name, text in (("sliding", "mask that slides"), ("exclude", "mask to exclude"))
-    )
-    if exclude is not None:
-        masks[0] = _without(exclude, masks[0])
-    problem = Problem(
-        fixed,
-        moving,
-        *masks,
-        *labels,
-        device=device,
-        seed=job.seed,
-        guidance=guides,
-        similarity=settings.similarity,
-        exclude=exclude,
-        rigid=read_labels(job.rigid, "rigid structures", fixed) if job.rigid else None,
-    )
-    before = _before(job, problem, run)
-    problem.before = differentiable(before, problem.frame, device)
-    problem.check_overlap()
-    if problem.rigid is not None and problem.before.matrix(torch.zeros(3)) is None:
-        hint = "Take a rigid or affine one, or leave the rigid structures out."
-        raise UserError("rigid", "Structures cannot be kept rigid after an initial transform that is not linear.", hint)
-    if settings.similarity == "auto":
-        similarity = "multimodal" if problem.multimodal else "ncc"
-        run.emit("log", {"text": f"similarity: {similarity}, by the images' intensities"})
-    problem.similarity = "multimodal" if problem.multimodal else "ncc"  # for its sides and members, too
+    sliding = read_mask(job.sliding, "mask that slides", problem.fixed) if job.sliding else None
     shown = None
     if preview is not None:
         shown = Preview(preview, problem, before, run.emit)
@@ -164,6 +124,57 @@ def solve(job: Job, run: Run, preview: Path | None = None) -> tuple[Deformation,
         run.emit("log", {"text": str(shown)})
     tuning = None if field.alpha is None else tune(field, problem, job, run)
     return Deformation(field.freeze(), problem.frame, problem.grid, before), problem, tuning
+
+
+def prepare(job: Job, run: Run) -> tuple[Problem, tuple[PointMap, ...]]:
+    """Read the job's files and align: the problem that a method is given, and what comes after its field."""
+    settings, prior = job.settings(), None
+    if job.prior:
+        if not protocol.preset(job.preset).prior:
+            raise UserError("prior", f"The preset '{job.preset}' takes no prior.", "Leave it out.")
+        prior = Prior.load(job.prior)
+    device = choose_device(job.device)
+    _use_threads(job.threads)
+    fixed, moving = read_image(job.fixed, "fixed"), read_image(job.moving, "moving")
+    masks = [
+        read_mask(path, f"{name} mask", image) if path else None
+        for path, name, image in ((job.fixed_mask, "fixed", fixed), (job.moving_mask, "moving", moving))
+    ]
+    labels = [
+        read_labels(path, f"{name} labels", image) if path else None
+        for path, name, image in ((job.fixed_labels, "fixed", fixed), (job.moving_labels, "moving", moving))
+    ]
+    _check_landmarks(job, fixed, moving)
+    guides = _guides(job, fixed, moving)
+    exclude = read_mask(job.exclude, "mask to exclude", fixed) if job.exclude else None
+    if exclude is not None:
+        masks[0] = _without(exclude, masks[0])
+    problem = Problem(
+        fixed,
+        moving,
+        *masks,
+        *labels,
+        device=device,
+        seed=job.seed,
+        guidance=guides,
+        similarity=settings.similarity,
+        exclude=exclude,
+        rigid=read_labels(job.rigid, "rigid structures", fixed) if job.rigid else None,
+        prior=prior and prior.to(device),
+    )
+    if prior:
+        prior.family.check(problem)
+    before = _before(job, problem, run)
+    problem.before = differentiable(before, problem.frame, device)
+    problem.check_overlap()
+    if problem.rigid is not None and problem.before.matrix(torch.zeros(3)) is None:
+        hint = "Take a rigid or affine one, or leave the rigid structures out."
+        raise UserError("rigid", "Structures cannot be kept rigid after an initial transform that is not linear.", hint)
+    if settings.similarity == "auto":
+        similarity = "multimodal" if problem.multimodal else "ncc"
+        run.emit("log", {"text": f"similarity: {similarity}, by the images' intensities"})
+    problem.similarity = "multimodal" if problem.multimodal else "ncc"  # for its sides and members, too
+    return problem, before
 
 
 SLOWER = 0.1

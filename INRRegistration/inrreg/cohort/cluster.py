@@ -48,7 +48,7 @@ def client(place: Place) -> Iterator[Client]:
         from distributed import Client, LocalCluster, Security
     except ImportError:
         hint = "Install it with: pip install 'inrreg[cluster]'"
-        raise UserError("package", "A cohort needs dask.distributed.", hint) from None
+        raise UserError("package", "Computing many pairs at once needs dask.distributed.", hint) from None
     # What it says of a worker that died becomes the pair's row.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack, dask.config.set({"distributed.scheduler.allowed-failures": place.deaths}):

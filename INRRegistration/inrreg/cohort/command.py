@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, Group
@@ -17,9 +17,20 @@ from rich.table import Table
 from inrreg import protocol
 from inrreg.protocol import UserError, assignments
 
+if TYPE_CHECKING:
+    from inrreg.cohort.cluster import Place
+
 _err = Console(stderr=True, highlight=False, emoji=False)
 _SHOWN = 8
 """Rows of the live table: those that came last."""
+
+SchedulerOption = Annotated[str, typer.Option(metavar="ADDRESS", help="A running Dask scheduler: tls://host:8786.")]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Allow a scheduler elsewhere without TLS.")]
+SlurmOption = Annotated[bool, typer.Option("--slurm", help="Start the workers as jobs of SLURM.")]
+SlurmOptions = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of dask_jobqueue.SLURMCluster: queue=gpu, cores=4.")
+]
+GpuOption = Annotated[bool, typer.Option("--gpu", help="Only on workers with the resource GPU, one pair each.")]
 
 
 def cohort(
@@ -32,30 +43,24 @@ def cohort(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Pairs at a time, here or in SLURM; 0 for one for each 4 cores.")] = 0,
-    scheduler: Annotated[str, typer.Option(metavar="ADDRESS", help="A running Dask scheduler: tls://host:8786.")] = "",
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow a scheduler elsewhere without TLS.")] = False,
-    slurm: Annotated[bool, typer.Option("--slurm", help="Start the workers as jobs of SLURM.")] = False,
-    slurm_option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of dask_jobqueue.SLURMCluster: queue=gpu, cores=4.")
-    ] = None,
-    gpu: Annotated[bool, typer.Option("--gpu", help="Only on workers with the resource GPU, one pair each.")] = False,
+    scheduler: SchedulerOption = "",
+    insecure: InsecureOption = False,
+    slurm: SlurmOption = False,
+    slurm_option: SlurmOptions = None,
+    gpu: GpuOption = False,
     reports: Annotated[bool, typer.Option(help="A report for each pair.")] = True,
     retries: Annotated[int, typer.Option(help="Further tries of a pair that failed for no reason of its own.")] = 1,
 ) -> None:
     """Register many pairs: a manifest's rows, on this computer or a cluster. Run again to go on."""
-    from inrreg.cohort.cluster import Place
     from inrreg.cohort.manifest import read_manifest
     from inrreg.cohort.run import run
 
-    if scheduler and slurm:
-        raise UserError("cluster", "A cohort runs on a scheduler or in SLURM.", "Give --scheduler or --slurm.")
     cores = os.cpu_count() or 1
     count = workers if workers > 0 else max(1, cores // 4)
+    place = place_of(count, scheduler, insecure, slurm, slurm_option, gpu, retries)
     share = threads if threads > 0 or scheduler or slurm else max(1, cores // count)
     defaults = {"preset": preset, "device": device, "threads": share, "overrides": assignments(set_ or [])}
     pairs = read_manifest(manifest, defaults)
-    options = _numbers(assignments(slurm_option or [])) if slurm else None
-    place = Place(count, scheduler, insecure, gpu, retries, options)
     table = LiveTable(len(pairs))
     try:
         with table.shown(_err):
@@ -72,6 +77,18 @@ def cohort(
     _err.print(f"Summary in {escape(str(output / 'cohort.html'))}.", soft_wrap=True)
     if failed:
         raise typer.Exit(1)
+
+
+def place_of(
+    workers: int, scheduler: str, insecure: bool, slurm: bool, slurm_option: list[str] | None, gpu: bool, deaths: int
+) -> Place:
+    """What the options say of where to compute. Raises `UserError` (code `cluster`) where they contradict."""
+    from inrreg.cohort.cluster import Place
+
+    if scheduler and slurm:
+        raise UserError("cluster", "It is computed on a scheduler or in SLURM.", "Give --scheduler or --slurm.")
+    options = _numbers(assignments(slurm_option or [])) if slurm else None
+    return Place(workers, scheduler, insecure, gpu, deaths, options)
 
 
 def write(rows: list[dict[str, Any]], folder: Path) -> None:

@@ -7,6 +7,7 @@ from inrreg.fields.cycle import Cycle
 from inrreg.fields.dual import Dual
 from inrreg.fields.ensemble import Ensemble
 from inrreg.fields.flow import Flow
+from inrreg.fields.infused import Infused
 from inrreg.fields.lattice import Lattice, LatticeGeometry
 from inrreg.fields.rigid import Rigid
 from inrreg.fields.separable import Separable
@@ -22,6 +23,7 @@ __all__ = [
     "Ensemble",
     "Field",
     "Flow",
+    "Infused",
     "Jet",
     "Lattice",
     "LatticeGeometry",

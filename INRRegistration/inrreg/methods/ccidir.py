@@ -1,7 +1,4 @@
-"""`ccidir`: a forward and a backward SIREN that must agree (van Harten, Stoker, Isgum, IEEE TMI 2024).
-
-Each direction is IDIR's problem, with the images' parts exchanged; the cycle term ties them together.
-"""
+"""`ccidir`: a forward and a backward SIREN that must agree (van Harten, Stoker, Isgum, IEEE TMI 2024)."""
 
 from __future__ import annotations
 
@@ -42,38 +39,34 @@ PRESETS = (
 
 def fit(problem: Problem, settings: CcidirSettings, run: Run) -> Field:
     """Optimize both networks for this pair."""
+    return optimize(random(settings, run.seed), problem, settings, settings.steps, run)
+
+
+def random(settings: CcidirSettings, seed: int) -> list[Field]:
+    """Networks there and back as they are before anything is known."""
     import torch
 
-    from inrreg.constraints import way_back
-    from inrreg.fields import Cycle, Siren
+    from inrreg.fields import Siren
+
+    generator = torch.Generator().manual_seed(seed)
+    return [Siren(*settings.shape, generator=generator) for _ in range(2)]
+
+
+def optimize(networks: list[Field], problem: Problem, settings: CcidirSettings, steps: int, run: Run) -> Field:
+    """Both directions as one field, from the networks there and back as they are."""
+    import torch
+
+    from inrreg.cyclic import CycleLoss
+    from inrreg.fields import Cycle
     from inrreg.information import doubt
     from inrreg.optimization import cosine, descend
-    from inrreg.pointwise import PointLoss
-    from inrreg.regularization import cycle_distance, symmetric_jacobian
 
-    generator = torch.Generator().manual_seed(run.seed)
-    networks = [Siren(*settings.shape, generator=generator) for _ in range(2)]
     field = run.field = Cycle(*networks).to(problem.device)
     optimizer = torch.optim.Adam(field.parameters(), lr=settings.rate)
-    rate = cosine(settings.rate, settings.final_rate)
-    regularized = settings.regularized_points
-
-    def one_way(there: Field, back: Field, loss: PointLoss) -> dict[str, torch.Tensor]:
-        terms, jet = loss(there, order=1)
-        if "labels" in terms:
-            terms["labels"] = settings.labels * terms["labels"]
-        terms["Jacobian"] = settings.jacobian * symmetric_jacobian(jet.jacobian)
-        points = torch.cat([loss.voxels.draw(regularized)[0], loss.box.draw(loss.outside)])
-        terms["cycle"] = settings.cycle * problem.frame.scale * cycle_distance(there.value, back.value, points)
-        return terms
-
-    losses = [PointLoss(each, settings.points, regularized) for each in (problem, problem.reversed())]
-    ways = (field.there, field.back, losses[0]), (field.back, field.there, losses[1])
-    run.plan([settings.steps])
-    for part in run.stage("both networks", settings.steps):
-        both = [one_way(*way) for way in ways]
-        both[1] |= way_back(field.there.value, field.back.value, problem)
-        terms = {name: sum(each[name] for each in both if name in each) for name in both[0]}
+    rate, loss = cosine(settings.rate, settings.final_rate), CycleLoss(problem, settings)
+    run.plan([steps])
+    for part in run.stage("both networks", steps):
+        terms = loss(field.there, field.back)
         descend(optimizer, rate(part), terms)
         run.report(terms)
     return Cycle(*networks, *doubt(problem, field.there))
