@@ -100,6 +100,7 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
         threads: int = 0,
         seed: int = 0,
         time_budget: float = 0.0,
+        prior: str = "",
         output_transform: Any = None,
         output_volume: Any = None,
         resample: bool | None = None,
@@ -114,8 +115,8 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
         whose pairs pull the registration; transforms vtkMRMLTransformNode. `overrides` replaces settings of the preset
         by name. Outputs that are None are made new; the moving volume is resampled onto the fixed grid where
         `resample` says so, by default where an output volume is given. With `preview` the moving volume follows what
-        has been found so far. `time_budget` is in seconds, 0 for none. `host` computes elsewhere, over the system's
-        ssh: user@server, or user@server:/path/to/python.
+        has been found so far. `time_budget` is in seconds, 0 for none. `prior` is a file for the preset `reindir`.
+        `host` computes elsewhere, over the system's ssh: user@server, or user@server:/path/to/python.
 
         Returns the transform node once it is done; with `wait=False`, at once, a run with `state`, `cancel()`,
         `transform`, `volume`, `error` and the signals `progress` and `finished`, each with `connect(function)`.
@@ -144,6 +145,7 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
             threads=threads,
             seed=seed,
             time_budget=time_budget,
+            prior=prior,
             output_transform=output_transform,
             output_volume=output_volume,
             resample=output_volume is not None if resample is None else resample,

@@ -7,6 +7,7 @@ import html
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import ctk
 import qt
 import slicer
 import vtk
@@ -121,6 +122,8 @@ class Panel(VTKObservationMixin):
         connect(ui.threadsSpinBox.valueChanged, lambda: self._set("threads", read(ui.threadsSpinBox, "value")))
         connect(ui.seedSpinBox.valueChanged, lambda: self._set("seed", read(ui.seedSpinBox, "value")))
         connect(ui.timeSpinBox.valueChanged, lambda: self._set("time_budget", float(read(ui.timeSpinBox, "value"))))
+        ui.priorEdit.setProperty("filters", ctk.ctkPathLineEdit.Files)
+        connect(ui.priorEdit.currentPathChanged, lambda: self._set("prior", read(ui.priorEdit, "currentPath")))
         ui.hostEdit.setText(self._host)
         connect(ui.hostEdit.editingFinished, self._on_host_edited)
         connect(ui.resampleCheckBox.toggled, lambda: self._set("resample", read(ui.resampleCheckBox, "checked")))
@@ -212,6 +215,8 @@ class Panel(VTKObservationMixin):
             ui.threadsSpinBox.setValue(parameters.threads)
             ui.seedSpinBox.setValue(parameters.seed)
             ui.timeSpinBox.setValue(int(parameters.time_budget))
+            if read(ui.priorEdit, "currentPath") != parameters.prior:
+                ui.priorEdit.setCurrentPath(parameters.prior)
             ui.resampleCheckBox.setChecked(parameters.resample)
             ui.previewCheckBox.setChecked(parameters.preview)
             ui.volumeSelector.setEnabled(parameters.resample)
@@ -220,6 +225,7 @@ class Panel(VTKObservationMixin):
             if preset := protocol.presets().get(parameters.preset):
                 ui.presetLabel.setText(preset.purpose[:1].upper() + preset.purpose[1:])
                 ui.presetLabel.setToolTip(preset.source)
+                ui.priorEdit.setEnabled(preset.prior)
                 self._form.show(preset.settings, parameters.overrides.get(preset.name, {}))
         finally:
             self._updating = False

@@ -69,6 +69,8 @@ class Parameters:
     device = Value("auto")
     threads, seed = Value(0), Value(0)
     time_budget = Value(0.0)
+    prior = Value("")
+    """A file, for the presets that take one."""
     apply_grid = Node()
     """The volume onto whose grid other images are resampled."""
 

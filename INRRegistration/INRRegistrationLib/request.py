@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ class Request(Pair):
     threads: int = 0
     seed: int = 0
     time_budget: float = 0.0
+    prior: str = ""
+    """A file; presets that take none leave it alone."""
     output_transform: Any = None
     output_volume: Any = None
     resample: bool = True
@@ -54,7 +57,10 @@ class Request(Pair):
             raise UserError("output", "The output volume would overwrite an input.", "Choose another output volume.")
         if self.prealign not in protocol.PREALIGNMENTS:
             raise UserError("job", f"There is no prealignment '{self.prealign}'.")
-        protocol.preset(self.preset).settings.override(self.overrides)
+        preset = protocol.preset(self.preset)
+        preset.settings.override(self.overrides)
+        if preset.prior and self.prior and not Path(self.prior).is_file():
+            raise UserError("prior", f"There is no prior {self.prior}.", "Choose another file, or none.")
 
     def _check_transforms(self) -> None:
         output, above_moving = self.output_transform, hierarchy.kept(self.moving)
@@ -92,6 +98,9 @@ class Request(Pair):
             names["initial_transform"] = initial.file
             if initial.matrix is None:
                 notes.append(f"The initial transform is sampled every {initial.spacing:.1f} mm.")
+        prior = self.prior if protocol.preset(self.preset).prior else ""
+        if prior:
+            names["prior"] = "prior.safetensors"
         plain = ("prealign", "preset", "overrides", "device", "threads", "seed", "time_budget")
         settings = {name: getattr(self, name) for name in plain}
         job = Job(**names, **settings, label_names=files.label_names, id=job_id)
@@ -100,6 +109,8 @@ class Request(Pair):
             files.write(folder)
             if initial is not None:
                 initial.write(folder)
+            if prior:
+                shutil.copyfile(prior, folder / names["prior"])
             job.save(folder)
             return notes
 

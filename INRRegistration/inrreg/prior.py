@@ -200,7 +200,8 @@ class Prior:
         try:
             with safe_open(path, "pt") as file:
                 description = json.loads((file.metadata() or {})["prior"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+                # Copied to where torch would have put them: sums depend, in the last place, on alignment.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
             return cls._of(description, tensors), tensors
         except (SafetensorError, LookupError, TypeError, AttributeError, ValueError, RuntimeError, OSError):
             raise UserError("prior", f"{path} is no prior of version {VERSION}, or it is damaged.", hint) from None

@@ -370,6 +370,30 @@ def test_parameters_live_in_the_scene(user, slicer, pair):
     assert user.ui.seedSpinBox.value == 9
 
 
+def test_a_prior_goes_with_the_job_of_a_preset_that_takes_one(user, slicer, pair, tmp_path):
+    from inrreg.protocol import Job
+    from INRRegistrationLib.parameters import Parameters
+    from INRRegistrationLib.request import Request
+
+    user.choose(*pair)
+    assert not user.ui.priorEdit.enabled
+    parameters = Parameters.of_scene()
+    parameters.preset = "reindir"
+    assert user.ui.priorEdit.enabled
+    user.ui.priorEdit.setCurrentPath(str(tmp_path / "prior"))
+    assert f"There is no prior {tmp_path / 'prior'}" in user.ui.statusLabel.text
+    (tmp_path / "prior").write_bytes(b"learned")
+    slicer.util.reloadScriptedModule("INRRegistration")
+    assert user.ui.priorEdit.currentPath == str(tmp_path / "prior")
+    assert user.ui.applyButton.enabled
+    for preset, expected in (("reindir", b"learned"), ("fake", None)):
+        parameters.preset = preset
+        (folder := tmp_path / preset).mkdir()
+        Request.of(parameters).gather(folder, "job")()
+        job = Job.load(folder)
+        assert (Path(job.prior).read_bytes() if job.prior else None) == expected
+
+
 def test_parameters_and_result_come_back_with_the_scene(user, slicer, pair, tmp_path):
     user.choose(*pair, steps=7)
     user.ui.seedSpinBox.setValue(5)
