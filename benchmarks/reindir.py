@@ -41,12 +41,12 @@ SETTINGS = TrainingSettings(
     width=64,
     points=300,
     steps=300,
-    inner_steps=3,
+    inner_steps=2,
     solving_steps=100,
     batch=1,
-    rate=1e-3,
-    final_rate=1e-3,
-    encoder_rate=2e-3,
+    rate=1e-4,
+    final_rate=1e-4,
+    encoder_rate=1e-3,
     warm_up=20,
     cycles=1,
     smallest=0.9,
@@ -56,7 +56,7 @@ SETTINGS = TrainingSettings(
     embedding=65,
     similarity="ncc",
 )
-AVERAGED = 12
+AVERAGED = 8
 """Pairs of an average, each of which is solved to the end."""
 SOLVING_RATE = 1e-3
 """Adam's, for the solved networks of an average."""

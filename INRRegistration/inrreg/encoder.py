@@ -23,6 +23,14 @@ class Side(nn.Module):
         return x + sum(path(x) for path in self.paths)
 
 
+def _start(layer: nn.Conv3d, size: tuple[int, ...], gain: float, generator: torch.Generator | None) -> None:
+    """First weights of a layer whose input has that size, its padding not counted."""
+    inside = math.prod(min(pair) for pair in zip(size, layer.kernel_size, strict=True))
+    bound = gain * math.sqrt(6 / ((1 + SLOPE**2) * layer.in_channels * inside))
+    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+    nn.init.zeros_(layer.bias)
+
+
 class Encoder(nn.Module):
     """Both images on one grid, (2, k, j, i), to an embedding (E,), and that to the modulation of two networks.
 
@@ -30,7 +38,8 @@ class Encoder(nn.Module):
     others have multiples. Halved four times and cut to a third, (336, 288, 336) is left with (7, 6, 7), which the two
     last kernels take to (5, 5, 5) and to one; for other sizes these kernels are made to do the same.
 
-    At the start its heads answer zeros: the networks are then their templates. Weights start after He et al. 2015.
+    At the start its heads answer zeros: the networks are then their templates. Weights start after He et al. 2015,
+    counting those that lie in the image: of a small patch little is left where kernels reach beyond it.
     """
 
     def __init__(
@@ -56,15 +65,15 @@ class Encoder(nn.Module):
         parts += [nn.Conv3d(8 * c, 16 * c, 3, 3, padding=1), nn.PReLU(), nn.Conv3d(16 * c, 16 * c, inner), nn.PReLU()]
         self.body = nn.Sequential(*parts, nn.Conv3d(16 * c, embedding, outer))
         self.heads = nn.Linear(embedding, 2 * (hidden - 1) * (embedding + width))
-        for layer in self.body.modules():
-            if isinstance(layer, nn.Conv3d):
-                bound = math.sqrt(6 / ((1 + SLOPE**2) * layer.weight[0].numel()))
-                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-                nn.init.zeros_(layer.bias)
-        with torch.no_grad():
-            for side in (part for part in self.body if isinstance(part, Side)):
-                for path in side.paths:
-                    path.weight.mul_(0.5)  # three paths and the input: about as large as what came in
+        size = self.patch[::-1]
+        for part in self.body:
+            if isinstance(part, Side):
+                for path in part.paths:
+                    _start(path, size, 0.5, generator)  # three paths and the input: about as large as what came in
+            elif isinstance(part, nn.Conv3d):
+                _start(part, size, 1.0, generator)
+                shape = zip(size, part.kernel_size, part.stride, part.padding, strict=True)
+                size = tuple((n + 2 * padding - kernel) // stride + 1 for n, kernel, stride, padding in shape)
         nn.init.zeros_(self.heads.weight)
         nn.init.zeros_(self.heads.bias)
 

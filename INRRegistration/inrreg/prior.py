@@ -33,6 +33,8 @@ AXES = ("left to right", "back to front", "head to foot")
 BEYOND = 1.25
 """An image may be so many times larger or smaller than the largest and the smallest of the training."""
 SIDES = ("there", "back")
+CONTRAST = 4.0
+"""What the difference of the images is multiplied by for the encoder."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,9 @@ class Prior:
         z, y, x = torch.meshgrid(*reversed(axes), indexing="ij")
         points = (torch.stack([x, y, z], -1) / zoom).to(views.fixed.data)
         moved = views.before(points.reshape(-1, 3)).reshape(points.shape)
-        return self.encoder(torch.cat([views.fixed.sample(points), views.moving.sample(moved)]))
+        fixed, moving = views.fixed.sample(points), views.moving.sample(moved)
+        # For the first convolution the same as both images, but what tells motion is not lost beside the anatomy.
+        return self.encoder(torch.cat([fixed - 0.5, CONTRAST * (moving - fixed)]))
 
     @property
     def _half(self) -> np.ndarray:
