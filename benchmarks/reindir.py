@@ -93,7 +93,7 @@ def errors(prior: Prior | None, held_out: list[Example], settings: ReindirSettin
     for each in held_out:
         networks = ccidir.random(settings, seed) if prior is None else prior.start(each.problem)
         before = each.error(networks[0])
-        field = ccidir.optimize(networks, each.problem, settings, settings.steps, Run(seed=seed))
+        field = ccidir.optimize(networks, each.problem, settings, settings.prior_steps, Run(seed=seed))
         found.append((before, each.error(field.there)))
     return tuple(np.mean(found, 0).tolist())
 
@@ -126,7 +126,7 @@ def main() -> None:
             before, after = errors(prior, held_out, solving, seed)
             rows.append({"seed": seed, "kind": kind, "before": before, "after": after, "seconds": seconds})
             print(
-                f"seed {seed}  {kind:8} {before:6.2f} mm before any step, {after:6.2f} after {solving.steps}"
+                f"seed {seed}  {kind:8} {before:6.2f} mm before any step, {after:6.2f} after {solving.prior_steps}"
                 f"; trained in {seconds:.0f} s of one core",
                 flush=True,
             )

@@ -101,6 +101,9 @@ def solve(job: Job, run: Run, preview: Path | None = None) -> tuple[Deformation,
     problem, before = prepare(job, run)
     settings, preset = job.settings(), protocol.preset(job.preset)
     sliding = read_mask(job.sliding, "mask that slides", problem.fixed) if job.sliding else None
+    if preset.prior and problem.prior is None:
+        text = f"'{job.preset}' has no prior: it starts from random networks, and takes as long as 'ccidir'."
+        run.emit("warning", {"code": "no-prior", "message": text})
     shown = None
     if preview is not None:
         shown = Preview(preview, problem, before, run.emit)

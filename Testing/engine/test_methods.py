@@ -25,6 +25,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "ccidir": {"width": 64, "points": 2000, "regularized": 0.1, "steps": 200, "rate": 1e-3, "final_rate": 1e-5},
     "idir": {"width": 64, "points": 2000, "regularized": 0.1, "steps": 200, "rate": 1e-3, "final_rate": 1e-5},
     "cidir": {"width": 64, "points": 2000, "regularized": 0.1, "steps": 200, "rate": 1e-3, "final_rate": 1e-5},
+    "reindir": {"width": 64, "points": 2000, "regularized": 0.1, "steps": 200, "rate": 1e-3, "final_rate": 1e-5},
     "ccidir_light": {"steps": (40, 30, 20), "image_spacing": (12, 8, 6), "node_spacing": (24, 16, 12)},
     "cidir_light": {"alphas": 2, "steps": (40, 30, 20), "image_spacing": (12, 8, 6), "node_spacing": (24, 16, 12)},
     "lddmm": {

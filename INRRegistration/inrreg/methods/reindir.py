@@ -21,8 +21,8 @@ class ReindirSettings(CcidirSettings):
     The networks' shape is the prior's; `width`, `hidden` and `omega` are for a start without one.
     """
 
-    steps: int = setting(25, "optimizer steps from a prior", low=1, high=1_000_000)
-    random_steps: int = setting(2500, "optimizer steps without a prior, as in ccIDIR", low=1, high=1_000_000)
+    steps: int = setting(2500, "optimizer steps without a prior, as in ccIDIR", low=1, high=1_000_000)
+    prior_steps: int = setting(25, "optimizer steps from a prior", low=1, high=1_000_000)
 
 
 PRESETS = (
@@ -37,11 +37,9 @@ PRESETS = (
 
 
 def fit(problem: Problem, settings: ReindirSettings, run: Run) -> Field:
-    """Optimize the prior's networks for this pair or, without a prior, random ones, which is told."""
+    """Optimize the prior's networks for this pair or, without a prior, random ones as ccIDIR does."""
     from inrreg.methods import ccidir
 
-    if problem.prior is not None:
-        return ccidir.optimize(problem.prior.start(problem), problem, settings, settings.steps, run)
-    text = f"There is no prior: {settings.random_steps} steps from random networks, as 'ccidir' does."
-    run.emit("warning", {"code": "no-prior", "message": text})
-    return ccidir.optimize(ccidir.random(settings, run.seed), problem, settings, settings.random_steps, run)
+    if problem.prior is None:
+        return ccidir.fit(problem, settings, run)
+    return ccidir.optimize(problem.prior.start(problem), problem, settings, settings.prior_steps, run)
