@@ -358,7 +358,8 @@ def _least_weights(spec: Any) -> int:
     if "size" in spec:
         _size(spec["size"], MOST_NODES)
     width, hidden = max(1, spec.get("width", 0)), max(0, spec.get("hidden", 0))
-    return width * max(width * (hidden - 1), hidden) + sum(map(_least_weights, spec.values()))
+    infused = max(0, spec.get("embedding", 0)) * max(0, hidden - 1)
+    return width * max(width * (hidden - 1), hidden) + infused + sum(map(_least_weights, spec.values()))
 
 
 def _size(values: Any, most: int = 1 << 32) -> tuple[int, int, int]:

@@ -33,6 +33,8 @@ AXES = ("left to right", "back to front", "head to foot")
 BEYOND = 1.25
 """An image may be so many times larger or smaller than the largest and the smallest of the training."""
 SIDES = ("there", "back")
+MOST_HIDDEN = 64
+"""Layers of a network in a file."""
 CONTRAST = 4.0
 """What the difference of the images is multiplied by for the encoder."""
 
@@ -51,14 +53,6 @@ class Family:
     def of(cls, problem: Problem) -> Family:
         """The family of one pair."""
         return cls((kind(problem.fixed), kind(problem.moving)), np.stack([box(problem.grid)] * 2))
-
-    def joined(self, other: Family) -> Family:
-        """The family of both. Raises `UserError` (code `prior`) where one has CT and the other has not."""
-        if self.kinds != other.kinds:
-            found = " and ".join(f"{' to '.join(reversed(each.kinds))}" for each in (self, other))
-            raise UserError("prior", f"The pairs are of different kinds: {found}.", "Train a prior for each.")
-        low, high = zip(self.boxes, other.boxes, strict=True)
-        return Family(self.kinds, np.stack([np.min(low, 0), np.max(high, 0)]))
 
     def check(self, problem: Problem) -> None:
         """Raise `UserError` (code `prior`) for a pair that is not of this family."""
@@ -215,8 +209,11 @@ class Prior:
         """Takes its tensors out of `tensors`. Raises ValueError and its like for what does not fit together."""
         if description["version"] != VERSION:
             raise ValueError("another version")
+        shape = description["networks"]
+        if not (1 <= shape["hidden"] <= MOST_HIDDEN and 0 < shape["omega"] < 1e6):
+            raise ValueError("no networks")
         with torch.device("meta"):  # costs nothing, however large a damaged file says that they are
-            networks = [Infused(**description["networks"]) for _ in SIDES]
+            networks = [Infused(**shape) for _ in SIDES]
             encoder = None if description["encoder"] is None else Encoder(**description["encoder"])
         boxes, scale = np.array(description["boxes"], float), float(description["scale"])
         kinds = tuple(description["kinds"])

@@ -91,6 +91,8 @@ def test_an_infused_field_zooms_and_has_exact_derivatives() -> None:
     again = from_spec(field.spec()).double()
     again.load_state_dict(field.state_dict())
     assert torch.equal(again.value(x), value)
+    with pytest.raises(ValueError, match="zoom"):
+        from_spec({**field.spec(), "zoom": 0})
 
 
 def test_the_encoder_is_the_papers_table() -> None:
@@ -278,13 +280,23 @@ def damaged(prior: Path, to: Path, change: str) -> Path:
             tensors["there.layers.1.weight"][0, 0] = float("nan")
         elif change == "a larger network":
             description["networks"]["width"] = 1_000_000
+        elif change == "too many layers":
+            description["networks"]["hidden"] = 10**9
         elif change == "another version":
             description["version"] = 99
         save_file(tensors, to, {"prior": json.dumps(description)})
     return to
 
 
-CHANGES = "cut short", "text", "a model without a description", "no numbers", "a larger network", "another version"
+CHANGES = (
+    "cut short",
+    "text",
+    "a model without a description",
+    "no numbers",
+    "a larger network",
+    "too many layers",
+    "another version",
+)
 
 
 @pytest.mark.parametrize("change", CHANGES)

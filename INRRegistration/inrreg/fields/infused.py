@@ -26,7 +26,8 @@ class Infused(Siren):
     network as it is, which makes a plain SIREN of one that nothing is infused into.
 
     The network was made for coordinates `zoom` times those that it is asked at: u(x) = v(zoom x) / zoom. So a network
-    that knows anatomy in mm serves frames of any scale, and sees an image larger or smaller than it is.
+    that knows anatomy in mm serves frames of any scale, and sees an image larger or smaller than it is. Raises
+    ValueError for one that is not positive.
     """
 
     kind = "infused"
@@ -42,6 +43,8 @@ class Infused(Siren):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(width, hidden, omega, generator=generator)
+        if not zoom > 0:
+            raise ValueError("a zoom must be positive")
         self.embedding, self.zoom = embedding, zoom
         self.register_buffer("gamma", torch.zeros(hidden - 1, embedding))
         self.register_buffer("delta", torch.zeros(hidden - 1, width))

@@ -56,6 +56,8 @@ def train_prior(
         raise UserError("prior", "The share that is held out must lie from 0 to below 1.", "Give --held-out 0.1.")
     if not output.resolve().parent.is_dir():
         raise UserError("output", f"There is no folder {output.parent}.", "Choose another output.")
+    if output.is_dir():
+        raise UserError("output", f"{output} is a folder.", "Give --output NAME.safetensors.")
     if output.suffix == ".png":
         raise UserError("output", "The plot gets this name.", "Give --output NAME.safetensors.")
     paths = list(manifests or [])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from inrreg.cyclic import CycleLoss
+from inrreg.fields import Infused
 from inrreg.optimization import cosine, descend
 from inrreg.prior import Prior, infuse
 from inrreg.training.pairs import Example
@@ -55,35 +56,43 @@ def inner_loop(prior: Prior, example: Example, settings: TrainingSettings, seed:
     if prior.encoder is not None:
         modulation = prior.encode(example.views(prior), zoom)
     networks = prior.infused(zoom, modulation and [(gamma.detach(), delta.detach()) for gamma, delta in modulation])
-    solved = [each for network in networks for each in network.parameters()]
-    optimizer, rate = torch.optim.SGD(solved, lr=settings.rate), cosine(settings.rate, settings.final_rate)
     loss = example.loss(settings)
     loss.reseed(seed)
-    for step in range(settings.inner_steps):
-        descend(optimizer, rate(step / settings.inner_steps), terms := loss(*networks))
-    value, gradient = float(sum(terms.values()).detach()), []
-    if prior.encoder is not None:
-        infuse(networks, modulation)
-        sum(loss(*networks).values()).backward()
-        gradient = [each.grad.cpu() for each in prior.encoder.parameters()]
-        prior.encoder.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        steps = [(own - template).cpu() for own, template in zip(solved, weights(prior), strict=True)]
+    steps, value = _optimized(prior, networks, loss, settings, torch.optim.SGD, settings.inner_steps)
+    if prior.encoder is None:
+        return Solution(steps, [], value)
+    infuse(networks, modulation)
+    sum(loss(*networks).values()).backward()
+    gradient = [each.grad.cpu() for each in prior.encoder.parameters()]
+    prior.encoder.zero_grad(set_to_none=True)
     return Solution(steps, gradient, value)
 
 
 def solve(prior: Prior, example: Example, settings: TrainingSettings, seed: int) -> Solution:
     """The pair's solution from the templates by Adam, for an average."""
     networks = prior.infused(prior.zoom(example.problem), None)
-    solved = [each for network in networks for each in network.parameters()]
-    optimizer, rate = torch.optim.Adam(solved, lr=settings.rate), cosine(settings.rate, settings.final_rate)
     loss = example.loss(settings)
     loss.reseed(seed)
-    for step in range(settings.solving_steps):
-        descend(optimizer, rate(step / settings.solving_steps), terms := loss(*networks))
+    steps, value = _optimized(prior, networks, loss, settings, torch.optim.Adam, settings.solving_steps)
+    return Solution(steps, [], value)
+
+
+def _optimized(
+    prior: Prior,
+    networks: list[Infused],
+    loss: CycleLoss,
+    settings: TrainingSettings,
+    kind: type[torch.optim.Optimizer],
+    steps: int,
+) -> tuple[list[Tensor], float]:
+    """Optimize the networks; how far their weights then are from the templates, and the last loss."""
+    solved = [each for network in networks for each in network.parameters()]
+    optimizer, rate = kind(solved, lr=settings.rate), cosine(settings.rate, settings.final_rate)
+    for step in range(steps):
+        descend(optimizer, rate(step / steps), terms := loss(*networks))
     with torch.no_grad():
-        steps = [(own - template).cpu() for own, template in zip(solved, weights(prior), strict=True)]
-    return Solution(steps, [], float(sum(terms.values()).detach()))
+        found = [(own - template).cpu() for own, template in zip(solved, weights(prior), strict=True)]
+    return found, float(sum(terms.values()).detach())
 
 
 @torch.no_grad()
