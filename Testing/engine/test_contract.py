@@ -22,8 +22,12 @@ from inrreg.fields import Field
 from inrreg.geometry import Grid
 from inrreg.optimization import Cancelled
 from inrreg.phantom import thorax
+from inrreg.prior import Family
+from inrreg.problem import Problem
 from inrreg.protocol import Job, Settings, UserError
 from inrreg.registration import register
+from inrreg.training.settings import TrainingSettings
+from inrreg.training.start import fresh
 
 STEPS, POINTS, WIDTH, COARSER = 4, 300, 16, 4.0
 """What quick settings are made of; lattices are so many times coarser."""
@@ -62,6 +66,8 @@ CASES["a border that slides, structures that do not bend"] = {
     "rigid": "bones",
     "exclude": "hole",
 }
+LEARNING = TrainingSettings(width=WIDTH, omega=8.0, patch=12, channels=1, embedding=7)
+"""What a prior is made with, for the methods that take one."""
 Make = Callable[..., Job]
 
 
@@ -85,12 +91,20 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
             mask[place] = label + 1
         sitk.WriteImage(Grid.of(phantom.fixed).image(mask), str(folder / f"{name}.nrrd"))
 
+    prior = fresh(Family.of(Problem(phantom.fixed, phantom.moving)), LEARNING, "reindir", 0)
+    torch.nn.init.normal_(prior.encoder.heads.weight, std=0.01, generator=torch.Generator().manual_seed(0))
+    for network in prior.networks:
+        torch.nn.init.zeros_(network.layers[-1].bias)
+    prior.save(folder / "prior.safetensors")
+
     def job(case: str, **changes: Any) -> Job:
         entries = {
             name: str(folder / f"{value}.nrrd") if name in ("sliding", "rigid", "exclude") else value
             for name, value in CASES[case].items()
         }
         entries |= changes
+        if protocol.preset(entries["preset"]).prior:
+            entries["prior"] = str(folder / "prior.safetensors")
         overrides = quick(protocol.preset(entries["preset"]).settings) | entries.pop("overrides", {})
         return Job(**files, **entries, overrides=overrides, threads=1)
 
