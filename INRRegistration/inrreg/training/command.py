@@ -26,7 +26,7 @@ _err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 def train_prior(
     output: Annotated[Path, typer.Option(help="The prior; its plot gets the same name.", metavar="FILE")],
     manifests: Annotated[
-        list[Path] | None, typer.Argument(metavar="MANIFEST...", help="CSV as for `cohort`, one for each set of pairs.")
+        list[Path] | None, typer.Argument(metavar="MANIFEST", help="CSV as for `cohort`, one for each set of pairs.")
     ] = None,
     kind: Annotated[str, typer.Option(help="reindir; reptile: no encoder; average: of solved networks.")] = "reindir",
     phantoms: Annotated[int, typer.Option(metavar="N", help="Generate N pairs beside the output, as a set.")] = 0,
