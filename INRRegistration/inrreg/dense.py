@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inrreg.constraints import constraints
+from inrreg.continuation import take_over
 from inrreg.fields import Field, Lattice, LatticeGeometry
 from inrreg.lattices import ImageLattice
 from inrreg.optimization import Run, cosine, descend
@@ -23,6 +24,8 @@ MOMENTA = (0.9, 0.98)
 """Of Adam: a mean of squared gradients over 50 steps follows a stage's."""
 COARSER = 1.5
 """The power of a stage's spacing that its total variation weighs with: coarse images say less of where it changes."""
+WARM_RATE = 1 / 3
+"""The first learning rate from a neighbour's field on, of a cold start's."""
 RESIDUAL_END = 0.05
 """The residuals' last learning rate, of their first."""
 
@@ -69,17 +72,25 @@ def fit_stages(
 ) -> Field:
     """Optimize the networks through all stages, and the residuals of the last; its field is the result.
 
-    `stage` makes, by its number, the field of a stage over these networks, and what gives each step's loss.
+    `stage` makes, by its number, the field of a stage over these networks, and what gives each step's loss. From a
+    neighbour's field on, the last stage is enough.
     """
     networks.to(problem.device)
-    optimizer = torch.optim.Adam(networks.parameters(), lr=settings.rate, betas=MOMENTA)
-    rate = cosine(settings.rate, settings.final_rate)
+    count, first, highest, begun = len(settings.steps), 0, settings.rate, None
+    if problem.start is not None:
+        begun = stage(count - 1)
+        if take_over(problem.start, begun[0], run):
+            first, highest = count - 1, WARM_RATE * settings.rate
+        else:
+            begun = None
+    optimizer = torch.optim.Adam(networks.parameters(), lr=highest, betas=MOMENTA)
+    rate = cosine(highest, settings.final_rate)
     own = settings.residual_rate / problem.frame.scale
     own_rate = cosine(own, RESIDUAL_END * own)
-    count, total, before = len(settings.steps), sum(settings.steps), 0
-    run.plan(settings.steps, [spacing**-3 for spacing in settings.image_spacing])
-    for number, steps in enumerate(settings.steps):
-        field, losses = stage(number)
+    total, before = sum(settings.steps[first:]), 0
+    run.plan(settings.steps[first:], [spacing**-3 for spacing in settings.image_spacing[first:]])
+    for number, steps in enumerate(settings.steps[first:], first):
+        field, losses = begun or stage(number)
         run.field = field
         known = {id(each) for each in networks.parameters()}
         residuals = [each for each in field.parameters() if id(each) not in known]

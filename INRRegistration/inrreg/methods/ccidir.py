@@ -45,6 +45,7 @@ def fit(problem: Problem, settings: CcidirSettings, run: Run) -> Field:
     import torch
 
     from inrreg.constraints import way_back
+    from inrreg.continuation import fewer, take_over
     from inrreg.fields import Cycle, Siren
     from inrreg.information import doubt
     from inrreg.optimization import cosine, descend
@@ -69,8 +70,9 @@ def fit(problem: Problem, settings: CcidirSettings, run: Run) -> Field:
 
     losses = [PointLoss(each, settings.points, regularized) for each in (problem, problem.reversed())]
     ways = (field.there, field.back, losses[0]), (field.back, field.there, losses[1])
-    run.plan([settings.steps])
-    for part in run.stage("both networks", settings.steps):
+    steps = fewer(settings.steps) if take_over(problem.start, field, run) else settings.steps
+    run.plan([steps])
+    for part in run.stage("both networks", steps):
         both = [one_way(*way) for way in ways]
         both[1] |= way_back(field.there.value, field.back.value, problem)
         terms = {name: sum(each[name] for each in both if name in each) for name in both[0]}
