@@ -64,7 +64,7 @@ class Course:
             sequence = sequences.new(f"{transform.GetName()}, course", "time", "", undo)
             for value, grid in fields:
                 sequences.append(sequence, value, grid)
-            browser = sequences.browser_of(sequence, undo)
+            browser = sequences.new_browser(sequence, undo)
             name = slicer.mrmlScene.GenerateUniqueName(f"{transform.GetName()}, at a time")
             made, fixed = results.grid_transform(*fields[-1][1]), transform.GetNodeReference(hierarchy.FIXED)
             shown = results.show_transform(made, None, fixed, moving, {}, undo, name)
@@ -85,13 +85,14 @@ class Course:
         if self._task is not None:
             self._task.abandon()
             self._task = None
-        if self._links is not None:
-            link, above = self._links
-            if link.GetTransformNodeID() == self._nodes[1].GetID():
+        nodes, links = self._nodes, self._links
+        self.browser, self._nodes, self._links = None, [], None  # first: who removes the nodes asks for them
+        if links is not None:
+            link, above = links
+            if link.GetTransformNodeID() == nodes[1].GetID():
                 link.SetAndObserveTransformNodeID(above.GetID())
-            for node in self._nodes:
+            for node in nodes:
                 results.remove(node)
-        self.browser, self._nodes, self._links = None, [], None
 
     def uses(self, node: Any) -> bool:
         """Whether it needs that node."""

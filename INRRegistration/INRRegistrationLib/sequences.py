@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import slicer
 
-from . import results
+from . import hierarchy, results
 
 SEQUENCE = "INRRegistration.Sequence"
 """Role of a transform's reference to the sequence whose items it shows."""
@@ -30,19 +30,25 @@ def append(sequence: Any, value: str, grid: Grid) -> None:
     """Add a displacement field, from parent, at an index value; it is copied."""
     item = slicer.vtkMRMLGridTransformNode()
     item.SetName(f"{sequence.GetName()} {value}")
+    # What shows it gets its attributes, too, and loses its own.
+    item.SetAttribute(hierarchy.OUTPUT, "1")
     item.SetAndObserveTransformFromParent(results.grid_transform(*grid))
     sequence.SetDataNodeAtValue(item, value)
 
 
 def browser_of(sequence: Any, undo: ExitStack) -> Any:
     """The browser that shows a sequence, a new one where there is none."""
-    logic = slicer.modules.sequences.logic()
-    browser = logic.GetFirstBrowserNodeForSequenceNode(sequence)
+    browser = slicer.modules.sequences.logic().GetFirstBrowserNodeForSequenceNode(sequence)
     if browser is None:
-        name = slicer.mrmlScene.GenerateUniqueName(f"{sequence.GetName()} browser")
-        browser = results.add("vtkMRMLSequenceBrowserNode", name, undo)
+        browser = new_browser(sequence, undo)
         browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
     return browser
+
+
+def new_browser(sequence: Any, undo: ExitStack) -> Any:
+    """A browser that shows nothing yet, named after a sequence."""
+    name = slicer.mrmlScene.GenerateUniqueName(f"{sequence.GetName()} browser")
+    return results.add("vtkMRMLSequenceBrowserNode", name, undo)
 
 
 def shown_by(browser: Any, sequence: Any) -> Any:
