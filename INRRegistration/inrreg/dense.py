@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,8 @@ MOMENTA = (0.9, 0.98)
 """Of Adam: a mean of squared gradients over 50 steps follows a stage's."""
 COARSER = 1.5
 """The power of a stage's spacing that its total variation weighs with: coarse images say less of where it changes."""
+WARM = 0.4
+"""Of a cold start's work, what is spent from a neighbour's field on, all of it at the last stage."""
 WARM_RATE = 1 / 3
 """The first learning rate from a neighbour's field on, of a cold start's."""
 RESIDUAL_END = 0.05
@@ -73,23 +77,26 @@ def fit_stages(
     """Optimize the networks through all stages, and the residuals of the last; its field is the result.
 
     `stage` makes, by its number, the field of a stage over these networks, and what gives each step's loss. From a
-    neighbour's field on, the last stage is enough.
+    neighbour's field on, the last stage is enough, with `WARM` of the work of all.
     """
     networks.to(problem.device)
     count, first, highest, begun = len(settings.steps), 0, settings.rate, None
+    sizes = [np.maximum(spacing, problem.grid.spacing).prod() for spacing in settings.image_spacing]
+    counts = list(settings.steps)
     if problem.start is not None:
         begun = stage(count - 1)
         if take_over(problem.start, begun[0], run):
             first, highest = count - 1, WARM_RATE * settings.rate
+            counts[-1] = math.ceil(WARM * sizes[-1] * sum(np.divide(counts, sizes)))
         else:
             begun = None
     optimizer = torch.optim.Adam(networks.parameters(), lr=highest, betas=MOMENTA)
     rate = cosine(highest, settings.final_rate)
     own = settings.residual_rate / problem.frame.scale
     own_rate = cosine(own, RESIDUAL_END * own)
-    total, before = sum(settings.steps[first:]), 0
-    run.plan(settings.steps[first:], [spacing**-3 for spacing in settings.image_spacing[first:]])
-    for number, steps in enumerate(settings.steps[first:], first):
+    total, before = sum(counts[first:]), 0
+    run.plan(counts[first:], [1 / size for size in sizes[first:]])
+    for number, steps in enumerate(counts[first:], first):
         field, losses = begun or stage(number)
         run.field = field
         known = {id(each) for each in networks.parameters()}
