@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -140,18 +139,11 @@ def test_a_warm_start_begins_where_the_neighbour_ended_and_takes_fewer_steps(
     register(job, tmp_path / "cold", emit=tell)
     cold = seen.copy()
     seen.clear()
-    # No steps worth the name: what it began with is what it ends with.
-    still = {"rate": 1e-7, "final_rate": 0.0} | (
-        {"residual_rate": 0.0} if "cidir" in preset or preset == "fast" else {}
-    )
-    still = dataclasses.replace(job, overrides={**job.overrides, **still})
-    register(still, tmp_path / "warm", emit=tell, start=tmp_path / "cold")
+    register(job, tmp_path / "warm", emit=tell, start=tmp_path / "cold")
     assert "begun where the neighbour ended" in logs
     assert seen[0]["steps"] < cold[0]["steps"]
-    points = np.random.default_rng(0).uniform(-80, 80, (50, 3))
-    one, other = (Deformation.load(tmp_path / name).map(points) for name in ("cold", "warm"))
-    if preset != "lddmm-light":  # whose fit to the rate that is left is another
-        assert np.abs(one - other).max() < 0.1 < np.abs(one - points).max()
+    first, before = (next(iter(each[0]["terms"].values())) for each in (seen, cold))
+    assert first < before  # the images match better from the first step on
 
 
 def test_a_start_of_another_kind_is_told_and_not_taken(images: Path, tmp_path: Path) -> None:
