@@ -70,7 +70,10 @@ def fit(problem: Problem, settings: CcidirSettings, run: Run) -> Field:
 
     losses = [PointLoss(each, settings.points, regularized) for each in (problem, problem.reversed())]
     ways = (field.there, field.back, losses[0]), (field.back, field.there, losses[1])
-    steps = fewer(settings.steps) if take_over(problem.start, field, run) else settings.steps
+    begun = problem.start
+    starts = [begun.there, begun.back] if isinstance(begun, Cycle) else [begun] * 2
+    warm = all([take_over(*each, run) for each in zip(starts, networks, strict=True)])
+    steps = fewer(settings.steps) if warm else settings.steps
     run.plan([steps])
     for part in run.stage("both networks", steps):
         both = [one_way(*way) for way in ways]
