@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -139,11 +140,19 @@ def test_a_warm_start_begins_where_the_neighbour_ended_and_takes_fewer_steps(
     register(job, tmp_path / "cold", emit=tell)
     cold = seen.copy()
     seen.clear()
+    drawn = preset in ("idir-light", "dual-light")  # at random points, where a step's loss says little
+    if drawn:
+        job = dataclasses.replace(job, overrides={**job.overrides, "rate": 1e-7, "final_rate": 0.0})
     register(job, tmp_path / "warm", emit=tell, start=tmp_path / "cold")
     assert "begun where the neighbour ended" in logs
     assert seen[0]["steps"] < cold[0]["steps"]
-    first, before = (next(iter(each[0]["terms"].values())) for each in (seen, cold))
-    assert first < before  # the images match better from the first step on
+    if drawn:  # at a rate of next to nothing it stays where it began
+        points = np.random.default_rng(0).uniform(-80, 80, (50, 3))
+        one, other = (Deformation.load(tmp_path / name).map(points) for name in ("cold", "warm"))
+        assert np.abs(one - other).max() < 0.1 < np.abs(one - points).max()
+    else:
+        first, before = (next(iter(each[0]["terms"].values())) for each in (seen, cold))
+        assert first < before  # the images match better from the first step on
 
 
 def test_a_start_of_another_kind_is_told_and_not_taken(images: Path, tmp_path: Path) -> None:
