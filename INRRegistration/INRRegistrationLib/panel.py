@@ -29,6 +29,7 @@ from .run import Run
 from .section import Section
 from .segment_menu import SegmentMenu
 from .selectors import Selectors
+from .series_section import SeriesSection
 from .settings_form import SettingsForm
 from .transforms_section import TransformsSection
 from .tuning_section import TuningSection
@@ -54,7 +55,13 @@ SELECTORS = {
 """Node selectors of the .ui file by parameter."""
 HOST = "INRRegistration/Host"
 """Of the user's settings: where to compute."""
-SECTIONS: tuple[type[Section], ...] = (TuningSection, ViewsSection, EvaluationSection, TransformsSection)
+SECTIONS: tuple[type[Section], ...] = (
+    TuningSection,
+    ViewsSection,
+    EvaluationSection,
+    TransformsSection,
+    SeriesSection,
+)
 """What stands below the registration, from top to bottom."""
 
 
@@ -124,7 +131,7 @@ class Panel(VTKObservationMixin):
         connect(ui.timeSpinBox.valueChanged, lambda: self._set("time_budget", float(read(ui.timeSpinBox, "value"))))
         ui.priorEdit.setProperty("filters", ctk.ctkPathLineEdit.Files)
         connect(ui.priorEdit.currentPathChanged, lambda: self._set("prior", read(ui.priorEdit, "currentPath")))
-        ui.hostEdit.setText(self._host)
+        ui.hostEdit.setText(self.host)
         connect(ui.hostEdit.editingFinished, self._on_host_edited)
         connect(ui.resampleCheckBox.toggled, lambda: self._set("resample", read(ui.resampleCheckBox, "checked")))
         connect(ui.previewCheckBox.toggled, self._on_preview)
@@ -265,7 +272,7 @@ class Panel(VTKObservationMixin):
         """The devices are the worker's to know; without PyTorch there is nothing to ask yet."""
         from . import dependencies
 
-        here = not self._host and dependencies.satisfied("torch", dependencies.TORCH)
+        here = not self.host and dependencies.satisfied("torch", dependencies.TORCH)
         if not read(self.ui.advancedSection, "collapsed") and here:
             self.registrations.warm_up()
 
@@ -286,7 +293,7 @@ class Panel(VTKObservationMixin):
     # ------------------------------------------------------------------------------------------- host
 
     @property
-    def _host(self) -> str:
+    def host(self) -> str:
         """Where to compute: of this user, not of the scene, which others open on other computers."""
         return qt.QSettings().value(HOST) or ""
 
@@ -294,16 +301,16 @@ class Panel(VTKObservationMixin):
         qt.QSettings().setValue(HOST, read(self.ui.hostEdit, "text").strip())
         self._show_button()
 
-    def _agreed(self) -> bool:
+    def agreed(self) -> bool:
         """Whether the user has agreed, once for each host, that images leave this computer."""
-        key = f"{HOST}/Agreed/{self._host.replace('/', '|')}"
-        if not self._host or qt.QSettings().value(key):
+        key = f"{HOST}/Agreed/{self.host.replace('/', '|')}"
+        if not self.host or qt.QSettings().value(key):
             return True
         text = _(
             "The volumes, masks, structures, landmarks and transforms of this registration will be sent to {host} over "
             "ssh, and removed there when the connection ends. File and patient names are not sent. Send them?"
         )
-        if not slicer.util.confirmOkCancelDisplay(text.format(host=self._host)):
+        if not slicer.util.confirmOkCancelDisplay(text.format(host=self.host)):
             return False
         qt.QSettings().setValue(key, "1")
         return True
@@ -324,11 +331,11 @@ class Panel(VTKObservationMixin):
                 self._show_button()
             return
         self.ui.logText.clear()
-        if self._agreed():
+        if self.agreed():
             self.perform(lambda: self.registrations.start(self._request), self._show_done)
 
     def _request(self) -> Request:
-        return dataclasses.replace(Request.of(self.parameters), host=self._host)
+        return dataclasses.replace(Request.of(self.parameters), host=self.host)
 
     def perform(self, start: Callable[[], Operation], done: Callable[[Any], None]) -> None:
         """Show an operation's progress, with Cancel, and call `done(operation)` once it has succeeded.

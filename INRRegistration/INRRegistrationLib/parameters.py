@@ -71,6 +71,9 @@ class Parameters:
     time_budget = Value(0.0)
     prior = Value("")
     """A file, for the presets that take one."""
+    series, series_landmarks = Node(), Node()
+    series_reference, series_mask = Value(0), Value("")
+    """The number of the item that the others are registered to, and how its mask is found, "" for none."""
     apply_grid = Node()
     """The volume onto whose grid other images are resampled."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,8 +14,10 @@ from rich.table import Table
 from inrreg import protocol
 from inrreg.cohort.command import cohort
 from inrreg.datasets.command import benchmark
-from inrreg.protocol import SIMILARITY, Job, Message, UserError, assignments
+from inrreg.protocol import SIMILARITY, Job, UserError, assignments
+from inrreg.series_command import series, with_options_of
 from inrreg.training.command import train_prior
+from inrreg.watching import FAILURES, Cancelled, Emit, as_events, under_bar
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,10 +65,6 @@ def main() -> NoReturn:
     except MemoryError:
         _err.print("[red]Error:[/red] There is too little memory. Close other programs, or use fewer points.")
         sys.exit(1)
-
-
-FAILURES = ("diverged", "memory", "gpu-memory")
-"""Codes of errors that are no fault of the call or its input."""
 
 
 @app.command()
@@ -139,13 +135,23 @@ def register(
         time_budget=time_budget,
         ensemble=ensemble,
     )
+
+    def run(emit: Emit, cancelled: Cancelled) -> dict[str, Any]:
+        made = job()
+        from inrreg.registration import register
+
+        return register(made, output, emit=emit, cancelled=cancelled)
+
     if json:
-        _register_as_events(job, output)
+        as_events(run, lambda metrics: {"folder": str(output), "metrics": metrics})
     else:
-        metrics = _register(job(), output)
+        metrics = under_bar(run)
         _out.print(metrics_table(metrics))
         _out.print(verdict_table(metrics["verdict"]))
         _out.print(f"Result in {escape(str(output))} after {metrics['seconds']:.1f} s.")
+
+
+app.command()(with_options_of(register, series))
 
 
 @app.command()
@@ -158,12 +164,13 @@ def demo(
     from inrreg.demo import write_phantom
     from inrreg.evaluation import located
     from inrreg.pictures import overview
+    from inrreg.registration import register
     from inrreg.report import check_packages, write_report
 
     check_packages()
     with _err.status("Generating the phantom"):
         job = write_phantom(output / "phantom", quick=quick)
-    metrics = _register(job, output / "result")
+    metrics = under_bar(lambda emit, cancelled: register(job, output / "result", emit=emit, cancelled=cancelled))
     with _err.status("Drawing"):
         overview(job, output / "result", output / "overview.png")
         report = output / "report.html"
@@ -422,82 +429,3 @@ def _described(figures: dict[str, Any]) -> list[str]:
             parts = f"mean {error['mean']:.3f}, 99th percentile {error['p99']:.3f}, largest {error['max']:.3f} mm"
             lines.append(f"There and back {where}: {parts}.")
     return lines
-
-
-class _Interrupt:
-    """Ctrl-C as a polite request first, so that a run ends between steps; the second one is not asked."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> _Interrupt:
-        self.previous = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self.previous)
-
-    def _ask(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-def _register(job: Job, output: Path) -> dict[str, Any]:
-    """Run a job under a progress bar."""
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    from inrreg.optimization import Cancelled
-    from inrreg.registration import register as run
-
-    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
-    columns += [TextColumn("loss {task.fields[loss]}  {task.fields[left]}")]
-    with Progress(*columns, console=_err, transient=True) as bar, _Interrupt() as interrupt:
-        task = bar.add_task("reading", total=None, loss="-", left="")
-
-        def show(kind: str, data: dict[str, Any]) -> None:
-            if kind == "progress":
-                fields = {"loss": f"{data['loss']:.4f}", "left": f"{data['eta']:.0f} s left"}
-                bar.update(task, description=data["stage"], completed=data["step"], total=data["steps"], **fields)
-            elif kind == "warning":
-                _err.print(f"Warning: {escape(data['message'])}")
-
-        try:
-            return run(job, output, emit=show, cancelled=lambda: interrupt.asked)
-        except (Cancelled, KeyboardInterrupt):
-            _err.print("Cancelled.")
-            raise typer.Exit(130) from None
-
-
-def _register_as_events(make_job: Any, output: Path) -> None:
-    """Run a job with its events as JSON lines on stdout; ends the process with the exit code."""
-
-    stdout = sys.stdout
-
-    def tell(kind: str, data: dict[str, Any]) -> None:
-        print(Message(kind, data, job="job").encode(), file=stdout, flush=True)
-
-    def fail(code: str, message: str, hint: str) -> None:
-        tell("error", {"code": code, "message": message, "hint": hint})
-
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # for what libraries print
-            job = make_job()
-            from inrreg.optimization import Cancelled
-            from inrreg.registration import register as run
-
-            with _Interrupt() as interrupt:
-                try:
-                    metrics = run(job, output, emit=tell, cancelled=lambda: interrupt.asked)
-                except Cancelled:
-                    raise KeyboardInterrupt from None
-        tell("result", {"folder": str(output), "metrics": metrics})
-    except UserError as error:
-        fail(error.code, error.message, error.hint)
-        raise typer.Exit(1 if error.code in FAILURES else 2) from None
-    except KeyboardInterrupt:
-        tell("cancelled", {})
-        raise typer.Exit(130) from None
-    except Exception as error:
-        fail("failed", f"The registration failed ({type(error).__name__}: {error}).", "See the text on stderr.")
-        raise

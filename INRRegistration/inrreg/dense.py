@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from inrreg.constraints import constraints
-from inrreg.fields import Field, Lattice, LatticeGeometry
+from inrreg.continuation import fewer, take_over
+from inrreg.fields import Field, Lattice, LatticeGeometry, Separable
 from inrreg.lattices import ImageLattice
 from inrreg.optimization import Run, cosine, descend
 from inrreg.problem import Problem
@@ -23,6 +24,12 @@ MOMENTA = (0.9, 0.98)
 """Of Adam: a mean of squared gradients over 50 steps follows a stage's."""
 COARSER = 1.5
 """The power of a stage's spacing that its total variation weighs with: coarse images say less of where it changes."""
+WARM = 0.5
+"""Of the steps of the last two stages, how many are left from a neighbour's networks on."""
+WARM_RATE, WARM_RESIDUAL = 2 / 3, 0.3
+"""The first learning rates there, of a cold start's: of the networks, and of the residuals, which have fewer steps."""
+FACTORS, FINER = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.6, 3.4), (0.86, 0.93, 1.0, 1.07, 1.14)
+"""Factors between neighbours' fields that are tried, and then around the best of them."""
 RESIDUAL_END = 0.05
 """The residuals' last learning rate, of their first."""
 
@@ -69,16 +76,23 @@ def fit_stages(
 ) -> Field:
     """Optimize the networks through all stages, and the residuals of the last; its field is the result.
 
-    `stage` makes, by its number, the field of a stage over these networks, and what gives each step's loss.
+    `stage` makes, by its number, the field of a stage over these networks, and what gives each step's loss. From a
+    neighbour's networks on, made as large as the images say, the last two stages are enough, with `WARM` of their
+    steps. The neighbour's residuals are its own: begun with, they hold the next back.
     """
     networks.to(problem.device)
-    optimizer = torch.optim.Adam(networks.parameters(), lr=settings.rate, betas=MOMENTA)
-    rate = cosine(settings.rate, settings.final_rate)
-    own = settings.residual_rate / problem.frame.scale
+    count, first, share, own, highest = len(settings.steps), 0, 1.0, settings.residual_rate, settings.rate
+    if problem.start is not None and _begin(problem.start, networks, run):
+        _grow(networks, stage(0)[1])
+        first, share, own, highest = max(0, count - 2), WARM, WARM_RESIDUAL * own, WARM_RATE * highest
+    optimizer = torch.optim.Adam(networks.parameters(), lr=highest, betas=MOMENTA)
+    rate = cosine(highest, settings.final_rate)
+    own /= problem.frame.scale
     own_rate = cosine(own, RESIDUAL_END * own)
-    count, total, before = len(settings.steps), sum(settings.steps), 0
-    run.plan(settings.steps, [spacing**-3 for spacing in settings.image_spacing])
-    for number, steps in enumerate(settings.steps):
+    counts = [fewer(steps, share) for steps in settings.steps[first:]]
+    total, before = sum(counts), 0
+    run.plan(counts, [spacing**-3 for spacing in settings.image_spacing[first:]])
+    for number, steps in enumerate(counts, first):
         field, losses = stage(number)
         run.field = field
         known = {id(each) for each in networks.parameters()}
@@ -93,7 +107,42 @@ def fit_stages(
                 for group in residual.param_groups:
                     group["lr"] = own_rate(part)
                 residual.step()
-            run.settle(terms, settings.tolerance)
+            if share == 1:  # what is left of a warm start is short already
+                run.settle(terms, settings.tolerance)
             run.report(terms)
         before += steps
     return field
+
+
+def _begin(start: Field, networks: nn.Module, run: Run) -> bool:
+    """Take over the networks of a neighbour's field, whatever was made of them."""
+    theirs, ours = ([part for part in each.modules() if isinstance(part, Separable)] for each in (start, networks))
+    if len(theirs) != len(ours):
+        theirs = [start] * len(ours)
+    return all([take_over(*pair, run) for pair in zip(theirs, ours, strict=True)])
+
+
+@torch.no_grad()
+def _grow(networks: nn.Module, losses: Losses) -> None:
+    """Multiply a neighbour's networks by the factor at which the first of a stage's losses, the images', is least.
+
+    Neighbours in a movement differ more in how far they have come than in where they go. Never to nothing, from where
+    no gradient leads away.
+    """
+    present = 1.0
+
+    def loss(factor: float) -> float:
+        nonlocal present
+        _multiply(networks, factor / present)
+        present = factor
+        return float(next(iter(losses().values())))
+
+    best = min(FACTORS, key=loss)
+    best = min((best * finer for finer in FINER), key=loss)
+    _multiply(networks, best / present)
+
+
+def _multiply(networks: nn.Module, factor: float) -> None:
+    for part in networks.modules():
+        if isinstance(part, Separable):
+            part.multiply(factor)

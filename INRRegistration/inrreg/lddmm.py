@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inrreg.fields import Flow, LatticeGeometry, VelocityLattice
+from inrreg.fields import Field, Flow, LatticeGeometry, VelocityLattice
 from inrreg.fields.velocity import inner, laplacian
 from inrreg.optimization import Run
 from inrreg.regularization import velocity_energy
@@ -18,6 +18,12 @@ def lattice_energy(velocity: VelocityLattice, gamma: float, alpha: float) -> Ten
     """The energy of the velocities that the lattice holds, a mean over its inner nodes and over time."""
     nodes = velocity.held
     return velocity_energy(inner(nodes), laplacian(nodes, velocity.geometry.spacing), gamma, alpha)
+
+
+def velocity_of(field: Field | None) -> Field | None:
+    """The network of a flow's velocity; of another field itself."""
+    velocity = field.velocity if isinstance(field, Flow) else field
+    return velocity.network if isinstance(velocity, VelocityLattice) else velocity
 
 
 def random_energy(flow: Flow, points: Tensor, gamma: float, alpha: float) -> Tensor:

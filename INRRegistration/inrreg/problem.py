@@ -23,6 +23,7 @@ from inrreg.transforms import invert
 
 if TYPE_CHECKING:
     from inrreg.constraints import Border
+    from inrreg.fields import Field
     from inrreg.prior import Prior
 
 MIN_OVERLAP = 0.1
@@ -56,7 +57,8 @@ class Problem:
     The fixed mask restricts the data to its points. The moving mask says which points of the moving image may
     serve as data; a fixed point that is mapped out of it, or out of the moving image, does not count.
 
-    `guidance` are point pairs that pull the field (`inrreg.guidance`). `similarity` is one of `SIMILARITIES`.
+    `guidance` are point pairs that pull the field (`inrreg.guidance`). `similarity` is one of `SIMILARITIES`. `start`
+    is the field of a neighbouring moving image, where the optimization may begin (`inrreg.continuation`).
 
     Of the fixed image's grid: `exclude`, an image of 0 and 1, is what no data term looks at, beyond what the fixed mask
     leaves out; `rigid` are labels of structures that move as rigid bodies (`inrreg.constraints`), `border` is where
@@ -78,6 +80,7 @@ class Problem:
     rigid: sitk.Image | None = None
     border: Border | None = None
     prior: Prior | None = None
+    start: Field | None = None
 
     @cached_property
     def grid(self) -> Grid:

@@ -377,6 +377,7 @@ COMMANDS = {
     "jacobian": ("folder", "result"),
     "mask": ("folder", "image", "method"),
     "evaluate": ("folder", "result"),
+    "series": ("folder", "images"),
     "shutdown": (),
 }
 """Commands the worker takes on stdin, and the entries that each needs besides its request id.
@@ -387,7 +388,8 @@ COMMANDS = {
 and the file that gets the displacement field there; with `spacing`, in mm, on a grid of about that. A newer one takes
 the place of one that still waits, which is then `cancelled`. `export`, `load`, `apply`, `jacobian` and `mask` name an
 empty job folder to work in, and what `inrreg.transform_tasks` says. `evaluate` names a job folder with what judges the
-result folder `result`, at `alpha` if given; with `report`, the report goes to that file.
+result folder `result`, at `alpha` if given; with `report`, the report goes to that file. `series` names a job folder
+and the images in it that are registered in their order to the job's fixed one, with `landmarks` points of that.
 """
 
 EVENTS = {

@@ -49,11 +49,13 @@ def register(
     emit: Emit = lambda kind, data: None,
     cancelled: Callable[[], bool] = lambda: False,
     preview: Path | None = None,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Run a job, write its result folder, return its metrics.
 
     The folder appears complete or not at all, and replaces an earlier result only when complete. Events go to
-    `emit`; `cancelled` is asked between steps; coarse fields on the way go to the file `preview`. Raises `UserError`
+    `emit`; `cancelled` is asked between steps; coarse fields on the way go to the file `preview`. `start` is the result
+    folder of a neighbouring image on the same fixed one, where the optimization may begin. Raises `UserError`
     for what the user can mend, `inrreg.optimization.Cancelled` after a cancel.
     """
     log: list[str] = []
@@ -65,7 +67,7 @@ def register(
 
     with _partial(Path(output), lambda text: logged("log", {"text": text})) as folder:
         run = Run(logged, cancelled, seed=job.seed, time_budget=job.time_budget)
-        deformation, problem, tuning = solve(job, run, preview)
+        deformation, problem, tuning = solve(job, run, preview, start)
         seconds = run.seconds()
         judging = tuning.judging if tuning else slice(None)
         metrics = evaluation.of_result(deformation, problem, job, judging)
@@ -75,6 +77,8 @@ def register(
         settings |= {"seed": job.seed, "ensemble": job.ensemble}
         settings |= {"versions": versions(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         metrics = {"seconds": seconds, "device": device_name(problem.device), **settings, **metrics}
+        if start is not None:
+            metrics["start"] = model_hash(start)
         if run.restarts:
             metrics["restarts"] = run.restarts
         for code, message in evaluation.doubts(metrics):
@@ -93,12 +97,19 @@ def register(
     return metrics
 
 
-def solve(job: Job, run: Run, preview: Path | None = None) -> tuple[Deformation, Problem, Tuning | None]:
+def model_hash(folder: Path) -> str:
+    """What tells the model of a result folder from any other."""
+    return evaluation.sha256(folder / "model.safetensors")
+
+
+def solve(
+    job: Job, run: Run, preview: Path | None = None, start: Path | None = None
+) -> tuple[Deformation, Problem, Tuning | None]:
     """Read the job's files, align, optimize: the deformation and the problem it solves. Writes only previews.
 
     Of a conditioned field also the choice of alpha, and what led to it.
     """
-    problem, before = prepare(job, run)
+    problem, before = prepare(job, run, start)
     settings, preset = job.settings(), protocol.preset(job.preset)
     sliding = read_mask(job.sliding, "mask that slides", problem.fixed) if job.sliding else None
     if preset.prior and problem.prior is None:
@@ -129,8 +140,11 @@ def solve(job: Job, run: Run, preview: Path | None = None) -> tuple[Deformation,
     return Deformation(field.freeze(), problem.frame, problem.grid, before), problem, tuning
 
 
-def prepare(job: Job, run: Run) -> tuple[Problem, tuple[PointMap, ...]]:
-    """Read the job's files and align: the problem that a method is given, and what comes after its field."""
+def prepare(job: Job, run: Run, start: Path | None = None) -> tuple[Problem, tuple[PointMap, ...]]:
+    """Read the job's files and align: the problem that a method is given, and what comes after its field.
+
+    `start` is the result folder whose field it begins with.
+    """
     settings, prior = job.settings(), None
     if job.prior:
         if not protocol.preset(job.preset).prior:
@@ -164,6 +178,7 @@ def prepare(job: Job, run: Run) -> tuple[Problem, tuple[PointMap, ...]]:
         exclude=exclude,
         rigid=read_labels(job.rigid, "rigid structures", fixed) if job.rigid else None,
         prior=prior and prior.to(device),
+        start=Deformation.load(start).field.to(device) if start else None,
     )
     if prior:
         prior.family.check(problem)
@@ -205,7 +220,7 @@ def fit_safely(fit: Callable[..., Field], problem: Problem, settings: Settings, 
             if not is_exhausted(error):
                 raise
             raise exhausted(error) from None
-        settings = safer(settings)
+        settings, problem = safer(settings), dataclasses.replace(problem, start=None)
         run.restarts += 1
         message = "The optimization diverged and was restarted with a tenth of the learning rate. Check the result."
         run.emit("warning", {"code": "restarted", "message": message})

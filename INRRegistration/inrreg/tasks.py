@@ -107,9 +107,39 @@ def evaluate(
     return {"metrics": metrics, **maps}
 
 
+def series(
+    folder: Path, data: dict[str, Any], emit: Callable[[str, dict[str, Any]], None], cancelled: Callable[[], bool]
+) -> dict[str, Any]:
+    """Register the `images` in `folder`, in their order, to the fixed one of its job; follow `landmarks` if given.
+
+    Gives `series`, the folder with what `inrreg.series` writes.
+    """
+    job, images, points = Job.load(folder), data["images"], data.get("landmarks", "")
+    for name in (*images, *([points] if points else [])):
+        if not (folder / name).resolve().is_relative_to(folder):
+            raise UserError("job", f"'{name}' lies outside the job folder.")
+    from inrreg.optimization import Cancelled
+    from inrreg.series import register_series
+
+    for name in images:
+        refuse_detached(dataclasses.replace(job, moving=str(folder / name)))
+    with working_in(folder):
+        job = dataclasses.replace(job, **{name: os.path.relpath(path) for name, path in job.files().items()})
+        output = Path("series")
+        try:
+            register_series(job, images, output, landmarks=points, emit=emit, cancelled=cancelled)
+            if cancelled():
+                raise Cancelled
+        except Cancelled:
+            shutil.rmtree(output, ignore_errors=True)
+            raise
+    return {"series": str(folder / output)}
+
+
 TASKS = {
     "register": register,
     "evaluate": evaluate,
+    "series": series,
     "export": transform_tasks.export,
     "load": transform_tasks.load,
     "apply": transform_tasks.apply,

@@ -81,3 +81,4 @@ class Dual(Field):
 def _find_active(field: Dual, _keys: Any) -> None:
     """A field whose weights were loaded is as active as it was when they were saved."""
     field._fine_active = field.c_fine.item() != 0
+    field.c_fine.requires_grad_(field._fine_active)

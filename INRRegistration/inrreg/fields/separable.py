@@ -83,6 +83,12 @@ class Separable(Field):
         hessian = torch.stack(rows, -2)
         return Jet(value, jacobian, torch.einsum("ncab,ja,kb->ncjk", hessian, axes, axes))
 
+    @torch.no_grad()
+    def multiply(self, factor: float) -> None:
+        """Make every displacement that many times as large."""
+        self.weights[-1][2].mul_(factor)
+        self.biases[-1][2].mul_(factor)
+
     def on_axes(self, coordinates: list[Tensor], axes: Tensor) -> Tensor:
         if not self.runs_along(axes):
             return super().on_axes(coordinates, axes)

@@ -39,7 +39,13 @@ PRESETS = (
 
 def fit(problem: Problem, settings: CcidirSettings, run: Run) -> Field:
     """Optimize both networks for this pair."""
-    return optimize(random(settings, run.seed), problem, settings, settings.steps, run)
+    from inrreg.continuation import fewer, take_over
+    from inrreg.fields import Cycle
+
+    networks, begun = random(settings, run.seed), problem.start
+    starts = [begun.there, begun.back] if isinstance(begun, Cycle) else [begun] * 2
+    warm = all([take_over(*each, run) for each in zip(starts, networks, strict=True)])
+    return optimize(networks, problem, settings, fewer(settings.steps) if warm else settings.steps, run)
 
 
 def random(settings: CcidirSettings, seed: int) -> list[Field]:

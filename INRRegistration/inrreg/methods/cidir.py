@@ -54,6 +54,7 @@ def fit(problem: Problem, settings: CidirSettings, run: Run) -> Field:
     import torch
 
     from inrreg.conditioning import MIDDLE, Strata, weight
+    from inrreg.continuation import fewer, take_over
     from inrreg.fields import Conditioned
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
@@ -68,8 +69,9 @@ def fit(problem: Problem, settings: CidirSettings, run: Run) -> Field:
     terms_of |= {"hyperelastic": lambda jet: hyperelastic(jet.jacobian)}
     terms_of |= {"Jacobian": lambda jet: jacobian_deviation(jet.jacobian)}
     name, order = settings.regularizer, 2 if settings.regularizer == "bending" else 1
-    run.plan([settings.steps])
-    for part in run.stage("network", settings.steps):
+    steps = fewer(settings.steps) if take_over(problem.start, field, run) else settings.steps
+    run.plan([steps])
+    for part in run.stage("network", steps):
         field.alpha = strata.draw()
         terms, jet = loss(field, order)
         terms.pop("labels", None)  # they judge alpha afterwards

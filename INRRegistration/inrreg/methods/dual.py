@@ -64,6 +64,7 @@ def fit(problem: Problem, settings: DualSettings, run: Run) -> Field:
     """Optimize the coarse branch on smoothed images, then both branches on sharper ones."""
     import torch
 
+    from inrreg.continuation import fewer, take_over
     from inrreg.fields import Dual
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
@@ -78,13 +79,16 @@ def fit(problem: Problem, settings: DualSettings, run: Run) -> Field:
         generator=generator,
     ).to(problem.device)
     run.field = field
+    stages = list(zip(settings.steps, settings.sigma, strict=True))
+    if take_over(problem.start, field, run):
+        stages = [(fewer(settings.steps[-1]), settings.sigma[-1])]
     optimizer = torch.optim.AdamW(field.active_parameters, lr=settings.rate)
     rate = cosine(settings.rate, settings.final_rate)
     voxel = float(problem.grid.spacing.min())
-    run.plan(settings.steps)
-    total, done = sum(settings.steps), 0
-    for number, (steps, sigma) in enumerate(zip(settings.steps, settings.sigma, strict=True)):
-        if settings.fine_share and number == min(1, len(settings.steps) - 1):
+    run.plan(steps for steps, _ in stages)
+    total, done = sum(steps for steps, _ in stages), 0
+    for number, (steps, sigma) in enumerate(stages):
+        if settings.fine_share and number == min(1, len(stages) - 1) and not field.c_fine.requires_grad:
             known = {id(parameter) for parameter in field.active_parameters}
             field.activate_fine(settings.fine_share)
             optimizer.add_param_group({"params": [p for p in field.active_parameters if id(p) not in known]})

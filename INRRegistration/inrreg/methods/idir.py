@@ -76,6 +76,7 @@ def fit(problem: Problem, settings: IdirSettings, run: Run) -> Field:
     """Optimize the network for this pair."""
     import torch
 
+    from inrreg.continuation import fewer, take_over
     from inrreg.fields import Siren
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
@@ -85,8 +86,9 @@ def fit(problem: Problem, settings: IdirSettings, run: Run) -> Field:
     optimizer = torch.optim.Adam(field.parameters(), lr=settings.rate)
     rate = cosine(settings.rate, settings.final_rate)
     loss = PointLoss(problem, settings.points, settings.regularized_points)
-    run.plan([settings.steps])
-    for part in run.stage("network", settings.steps):
+    steps = fewer(settings.steps) if take_over(problem.start, field, run) else settings.steps
+    run.plan([steps])
+    for part in run.stage("network", steps):
         losses = terms(loss, field, settings)
         descend(optimizer, rate(part), losses)
         run.report(losses)

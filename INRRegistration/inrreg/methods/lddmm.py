@@ -61,8 +61,9 @@ def fit(problem: Problem, settings: LddmmSettings, run: Run) -> Field:
     """Optimize the velocity for this pair on smoothed images, fit what was found on a finer grid, go on from there."""
     import torch
 
+    from inrreg.continuation import take_over
     from inrreg.fields import Flow, LatticeGeometry, TimedSiren
-    from inrreg.lddmm import Coarse, check_steps, random_energy
+    from inrreg.lddmm import Coarse, check_steps, random_energy, velocity_of
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
 
@@ -73,9 +74,11 @@ def fit(problem: Problem, settings: LddmmSettings, run: Run) -> Field:
     rate, voxel = cosine(settings.rate, settings.final_rate), float(problem.grid.spacing.min())
     box, energy_of = problem.box(seed=3), (settings.gamma, settings.alpha)
     count = max(1, round(settings.regularized * settings.points))
-    run.plan([number for steps in settings.steps for number in (settings.fit_steps, steps)][1:])
-    total, before, geometry = sum(settings.steps), 0, None
     stages = list(zip(settings.steps, settings.sigma, settings.node_spacing, strict=True))
+    if take_over(velocity_of(problem.start), velocity, run):
+        stages = stages[-1:]
+    run.plan([number for steps, *_ in stages for number in (settings.fit_steps, steps)][1:])
+    total, before, geometry = sum(steps for steps, *_ in stages), 0, None
     for number, (steps, sigma, spacing) in enumerate(stages, 1):
         stage = f"sigma {sigma:g} ({number} of {len(stages)})"
         last, geometry = geometry, LatticeGeometry.covering(problem.grid, problem.frame, spacing)

@@ -66,9 +66,10 @@ def fit(problem: Problem, settings: LddmmLightSettings, run: Run) -> Field:
     import torch
 
     from inrreg.constraints import constraints
+    from inrreg.continuation import take_over
     from inrreg.fields import Flow, LatticeGeometry, TimedSeparable, VelocityLattice
     from inrreg.lattices import ImageLattice
-    from inrreg.lddmm import Coarse, Paths, check_steps, lattice_energy
+    from inrreg.lddmm import Coarse, Paths, check_steps, lattice_energy, velocity_of
     from inrreg.optimization import cosine, descend
 
     network = TimedSeparable(
@@ -84,9 +85,11 @@ def fit(problem: Problem, settings: LddmmLightSettings, run: Run) -> Field:
     rate = cosine(settings.rate, settings.final_rate)
     spacings = settings.image_spacing, settings.node_spacing, settings.path_spacing
     stages = list(zip(settings.steps, *spacings, strict=True))
+    if take_over(velocity_of(problem.start), network, run):
+        stages = stages[-1:]
     costs = [cost for _, _, node, path in stages for cost in (node**-3, path**-3)]
-    run.plan([count for steps in settings.steps for count in (settings.fit_steps, steps)][1:], costs[1:])
-    total, before, flow = sum(settings.steps), 0, None
+    run.plan([count for steps, *_ in stages for count in (settings.fit_steps, steps)][1:], costs[1:])
+    total, before, flow = sum(steps for steps, *_ in stages), 0, None
     energy_of = settings.gamma, settings.alpha
     for number, (steps, image_spacing, node_spacing, path_spacing) in enumerate(stages, 1):
         geometry = LatticeGeometry.covering(problem.grid, problem.frame, node_spacing)

@@ -9,7 +9,7 @@ the moving one through the inverse of the map, so that both are equally sharp an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,7 +19,7 @@ from .motion import Motion
 from .shape import LOBES, Shape
 from .vessels import LEAF_RADIUS, WALL, Capsules, lung_trees, paint
 
-__all__ = ["LOBES", "Phantom", "thorax"]
+__all__ = ["LOBES", "Cycle", "Phantom", "cycle", "thorax"]
 
 NODES = 4.0  # mm between the points where the inverse map is solved first; interpolated, it starts the voxels' solution
 IMAGE_TOLERANCE = 1e-3  # mm, of that solution
@@ -85,11 +85,8 @@ def thorax(
         raise ValueError(f"The noise must not be negative, not {noise} HU.")
     rng = np.random.default_rng(seed)
     grid = _Grid(np.array(size, int), np.array(spacing, float))
-    shape = Shape.random(rng)
-    motion = _random_motion(shape, grid, rng, amplitude, sliding)
-    vessels, bronchi = lung_trees(shape, rng)
-    texture = organs.Texture.random(rng, inhale=motion.breathing.phase > 0)
-    anatomy = _Anatomy(shape, texture, vessels, bronchi)
+    anatomy, motion = _patient(grid, rng, amplitude, sliding)
+    shape, vessels = anatomy.shape, anatomy.vessels
     states = [_at_rest(grid, shape), _deformed(grid, shape, motion)]
     images = [_scan(anatomy, state, grid) for state in states]
     noises = [noise * _unit_noise(image.shape, rng) for image in images]
@@ -112,6 +109,61 @@ def thorax(
         motion.apply(chosen),
         motion,
     )
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """A respiratory cycle: `images` (int16, HU) from the reference on, at equal parts of the cycle.
+
+    `masks` (uint8) hold the lungs; `landmarks` are (T, N, 3) in LPS mm, the reference's first. `motions` lead from the
+    reference to each image, the identity for itself.
+    """
+
+    images: list[sitk.Image]
+    masks: list[sitk.Image]
+    landmarks: np.ndarray
+    motions: list[Motion] = field(repr=False)
+
+
+def cycle(
+    phases: int = 5,
+    size: tuple[int, int, int] = (96, 80, 96),
+    spacing: tuple[float, float, float] = (3.0, 3.0, 3.0),
+    *,
+    seed: int = 0,
+    amplitude: float = 25.0,
+    lag: float = 0.1,
+    noise: float = 20.0,
+    landmarks: int = 300,
+) -> Cycle:
+    """The patient of `thorax` over a whole breath, `phases` images of it; points go and come back by different ways.
+
+    `lag`, in cycles, is the chest's behind the diaphragm's (`motion.Breathing.at`); the rest is as in `thorax`.
+    """
+    rng = np.random.default_rng(seed)
+    grid = _Grid(np.array(size, int), np.array(spacing, float))
+    anatomy, whole = _patient(grid, rng, amplitude, sliding=False)
+    motions = [replace(whole, breathing=whole.breathing.at(n / phases, lag)) for n in range(phases)]
+    states = [_at_rest(grid, anatomy.shape), *(_deformed(grid, anatomy.shape, each) for each in motions[1:])]
+    images = [_scan(anatomy, state, grid) for state in states]
+    images = [np.clip(np.rint(image + noise * _unit_noise(image.shape, rng)), -1024, 3071) for image in images]
+    masks = [(state.pleura < 0).astype(np.uint8) for state in states]
+    # The whole breath, of which the phases are parts, keeps them in every image.
+    chosen = _landmarks(anatomy.vessels, anatomy.shape, whole, grid, masks[0], landmarks, rng, cone_beam=False)
+    return Cycle(
+        [grid.image(image.astype(np.int16)) for image in images],
+        [grid.image(mask) for mask in masks],
+        np.stack([each.apply(chosen) for each in motions]),
+        motions,
+    )
+
+
+def _patient(grid: _Grid, rng: np.random.Generator, amplitude: float, sliding: bool) -> tuple[_Anatomy, Motion]:
+    shape = Shape.random(rng)
+    motion = _random_motion(shape, grid, rng, amplitude, sliding)
+    vessels, bronchi = lung_trees(shape, rng)
+    texture = organs.Texture.random(rng, inhale=motion.breathing.phase > 0)
+    return _Anatomy(shape, texture, vessels, bronchi), motion
 
 
 # ------------------------------------------------------------------------------------------------ grid

@@ -9,6 +9,7 @@ so that phi jumps at the pleura, tangentially, while no gap or overlap opens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,7 @@ class Breathing:
     expansion: (2,) share of the lateral and of the anterior motion of the chest. vectors (K, 3),
     wave_vectors (K, 3) in 1/mm and offsets (K,): the patient's own irregularity, as smooth random waves.
     reach: the relative cage radius (see `cage_radius`) where motion begins to fade and where it has ended.
+    depth, widening: shares of the diaphragm's motion and of the chest's, which lags behind it (see `at`).
     """
 
     scale: float
@@ -40,6 +42,8 @@ class Breathing:
     wave_vectors: np.ndarray
     offsets: np.ndarray
     reach: tuple[float, float]
+    depth: float = 1.0
+    widening: float = 1.0
 
     @classmethod
     def random(cls, rng: np.random.Generator, *, reach: tuple[float, float]) -> Breathing:
@@ -58,17 +62,29 @@ class Breathing:
             reach=reach,
         )
 
+    def at(self, time: float, lag: float) -> Breathing:
+        """The breathing at a time, 0 to 1 of a cycle that begins and ends at rest, whole at 1/2 but for the lag.
+
+        The chest follows the diaphragm `lag` cycles later, so that points go one way and come back by another: the
+        hysteresis of lung motion (Seppenwoolde et al., IJROBP 53(4), 2002; Low et al., IJROBP 63(3), 2005).
+        """
+
+        def depth(at: float) -> float:
+            return 0.5 - 0.5 * math.cos(2.0 * math.pi * at)
+
+        return replace(self, depth=depth(time), widening=depth(time - lag) - depth(-lag))
+
     def displacement(self, points: np.ndarray) -> np.ndarray:
         """Displacement (N, 3) in mm at points (N, 3)."""
         x, y, z = points.T
         lower = smoothstep((122.0 - z) / 195.0)
         side = 1.0 + self.asymmetry * np.tanh(x / 45.0)
         waves = np.sin(points @ self.wave_vectors.T + self.offsets) @ self.vectors * (0.3 + 0.7 * lower[:, None])
+        lateral, anterior = self.widening * self.expansion
         regular = np.stack(
-            [-self.expansion[0] * x / 80.0 * lower, self.expansion[1] * (90.0 - y) / 110.0 * lower, lower * side],
-            axis=1,
+            [-lateral * x / 80.0 * lower, anterior * (90.0 - y) / 110.0 * lower, self.depth * lower * side], axis=1
         )
-        return (self.scale * self._window(x, y, z))[:, None] * (self.phase * regular + waves)
+        return (self.scale * self._window(x, y, z))[:, None] * (self.phase * regular + self.depth * waves)
 
     def _window(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """1 inside, 0 at the spine, outside the body and above the shoulders."""

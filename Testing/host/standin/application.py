@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
 from PySide6 import QtCore, QtWidgets
@@ -124,6 +125,7 @@ LOGICS = {
     "Models": "vtkSlicerModelsLogic",
     "Plots": "vtkSlicerPlotsLogic",
     "Segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "Sequences": "vtkSlicerSequencesLogic",
     "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
     "Tables": "vtkSlicerTablesLogic",
     "Transforms": "vtkSlicerTransformLogic",
@@ -155,6 +157,8 @@ def make_scene(slicer):
         app._logic.SetModuleLogic(name, logic)
         setattr(slicer.modules, name.lower(), types.SimpleNamespace(logic=lambda logic=logic: logic))
     _logics.append(app._logic)
+    # Its toolbar, which plays, is of the Qt shell: here one only sees what it was given.
+    slicer.modules.sequences.showSequenceBrowser = partial(setattr, slicer.modules.sequences, "browser")
     app._logic.SetColorLogic(_logics[0])
     crosshair = scene.CreateNodeByClass("vtkMRMLCrosshairNode")
     crosshair.UnRegister(None)
