@@ -91,6 +91,9 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
         moving_mask: Any = None,
         fixed_labels: Any = None,
         moving_labels: Any = None,
+        sliding: Any = None,
+        rigid: Any = None,
+        exclude: Any = None,
         fixed_landmarks: Any = None,
         moving_landmarks: Any = None,
         guides: list[str] | None = None,
@@ -112,7 +115,9 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
 
         Volumes are vtkMRMLScalarVolumeNode; masks and labels vtkMRMLSegmentationNode or
         vtkMRMLLabelMapVolumeNode; landmarks vtkMRMLMarkupsFiducialNode, `guides` the ids of those fixed control points
-        whose pairs pull the registration; transforms vtkMRMLTransformNode. `overrides` replaces settings of the preset
+        whose pairs pull the registration; transforms vtkMRMLTransformNode. `sliding`, `rigid` and `exclude` are masks
+        or labels of the fixed volume: what slides along its border, what does not bend (each segment or label on its
+        own), what is not compared. `overrides` replaces settings of the preset
         by name. Outputs that are None are made new; the moving volume is resampled onto the fixed grid where
         `resample` says so, by default where an output volume is given. With `preview` the moving volume follows what
         has been found so far. `time_budget` is in seconds, 0 for none. `prior` is a file for the preset `reindir`.
@@ -136,6 +141,9 @@ class INRRegistrationLogic(ScriptedLoadableModuleLogic):
             moving_mask=moving_mask,
             fixed_labels=fixed_labels,
             moving_labels=moving_labels,
+            sliding=sliding,
+            rigid=rigid,
+            exclude=exclude,
             fixed_landmarks=fixed_landmarks,
             moving_landmarks=moving_landmarks,
             guides=guides,

@@ -102,12 +102,17 @@ def volume(node: Any, to_frame: vtk.vtkGeneralTransform, labels: bool = False) -
 
 
 def segments(
-    node: Any, to_frame: vtk.vtkGeneralTransform, values: dict[str, int] | None = None, chosen: list[str] | None = None
+    node: Any,
+    to_frame: vtk.vtkGeneralTransform,
+    values: dict[str, int] | None = None,
+    chosen: list[str] | None = None,
+    *,
+    apart: bool = False,
 ) -> Snapshot:
     """Segments of a segmentation as one label map.
 
     `values` gives labels by segment name; without it, the segments with the ids in `chosen` (all where that
-    is None) become 1. Raises `UserError` (code `segmentation`).
+    is None) become 1, or `apart` 1, 2 and so on. Raises `UserError` (code `segmentation`).
     """
     _check_labelmap(node)
     segmentation = node.GetSegmentation()
@@ -115,7 +120,7 @@ def segments(
     for identifier in segmentation.GetSegmentIDs():
         title = segmentation.GetSegment(identifier).GetName()
         if (title in values) if values is not None else (chosen is None or identifier in chosen):
-            wanted[identifier] = values[title] if values is not None else 1
+            wanted[identifier] = values[title] if values is not None else len(wanted) + 1 if apart else 1
     return _merged(node, to_frame, wanted)
 
 
@@ -176,12 +181,10 @@ def grid_of(node: Any, to_frame: vtk.vtkGeneralTransform) -> dict[str, Any]:
     return {"size": size, "origin": matrix[:3, 3].tolist(), "matrix": matrix[:3, :3].tolist()}
 
 
-def labels(
-    node: Any, to_frame: vtk.vtkGeneralTransform, values: dict[str, int] | None = None, chosen: list[str] | None = None
-) -> Snapshot:
-    """A label map volume or segmentation."""
+def labels(node: Any, to_frame: vtk.vtkGeneralTransform, **segments_as: Any) -> Snapshot:
+    """A label map volume as it is, or a segmentation: see `segments` for the rest."""
     if node.IsA("vtkMRMLSegmentationNode"):
-        return segments(node, to_frame, values, chosen)
+        return segments(node, to_frame, **segments_as)
     return volume(node, to_frame, labels=True)
 
 

@@ -48,10 +48,7 @@ class Pair:
             if node.GetImageData() is None:
                 raise UserError("image", f"'{node.GetName()}' holds no image.", "Choose another volume.")
         for side in SIDES:
-            mask, segments = getattr(self, f"{side}_mask"), getattr(self, f"{side}_mask_segments")
-            if mask is not None and mask.IsA("vtkMRMLSegmentationNode") and segments == []:
-                hint = "Choose at least one, or no mask."
-                raise UserError("segmentation", f"No segment of the {side} mask '{mask.GetName()}' is chosen.", hint)
+            check_segments(getattr(self, f"{side}_mask"), getattr(self, f"{side}_mask_segments"), f"{side} mask")
         if (self.fixed_labels is None) != (self.moving_labels is None):
             raise UserError("labels", "Structure labels are needed for both volumes.", "Choose both or neither.")
         if (self.fixed_landmarks is None) != (self.moving_landmarks is None):
@@ -87,6 +84,13 @@ class Pair:
         frame = hierarchy.frame(self.fixed, self.moving)
         path = hierarchy.shown(node, frame) if side == "fixed" else hierarchy.unmoved(node, frame, self.moving)
         return hierarchy.composed(path)
+
+
+def check_segments(node: Any, segments: list[str] | None, title: str) -> None:
+    """Raise `UserError` where there is a segmentation of which no segment is chosen."""
+    if node is not None and node.IsA("vtkMRMLSegmentationNode") and segments == []:
+        hint = "Choose at least one, or None in place of the segmentation."
+        raise UserError("segmentation", f"No segment of the {title} '{node.GetName()}' is chosen.", hint)
 
 
 @dataclass

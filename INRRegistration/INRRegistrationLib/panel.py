@@ -48,11 +48,22 @@ SELECTORS = {
     "moving_mask": "movingMaskSelector",
     "fixed_labels": "fixedLabelsSelector",
     "moving_labels": "movingLabelsSelector",
+    "sliding": "slidingSelector",
+    "rigid": "rigidSelector",
+    "exclude": "excludeSelector",
     "initial_transform": "initialSelector",
     "output_transform": "transformSelector",
     "output_volume": "volumeSelector",
 }
 """Node selectors of the .ui file by parameter."""
+SEGMENTS = {
+    "fixed_mask": "fixedSegmentsButton",
+    "moving_mask": "movingSegmentsButton",
+    "sliding": "slidingSegmentsButton",
+    "rigid": "rigidSegmentsButton",
+    "exclude": "excludeSegmentsButton",
+}
+"""Buttons that choose segments, by the parameter whose segments they are of."""
 HOST = "INRRegistration/Host"
 """Of the user's settings: where to compute."""
 SECTIONS: tuple[type[Section], ...] = (
@@ -88,10 +99,7 @@ class Panel(VTKObservationMixin):
         fill(ui.presetSelector, [(name, name) for name in protocol.presets()])
         fill(ui.prealignSelector, [(_("None"), "none"), (_("Rigid"), "rigid"), (_("Affine"), "affine")])
         self._form = SettingsForm(ui.settingsBox)
-        self._menus = {
-            "fixed_mask_segments": SegmentMenu(ui.fixedSegmentsButton),
-            "moving_mask_segments": SegmentMenu(ui.movingSegmentsButton),
-        }
+        self._menus = {name: SegmentMenu(getattr(ui, button)) for name, button in SEGMENTS.items()}
         for side in ("fixed", "moving"):
             MaskMenu(getattr(ui, f"{side}MakeMaskButton"), lambda kind, side=side: self._make_mask(side, kind))
         self._selectors = Selectors(ui, SELECTORS, self._on_node_chosen)
@@ -122,7 +130,7 @@ class Panel(VTKObservationMixin):
     def _connect(self) -> None:
         ui = self.ui
         for name, menu in self._menus.items():
-            menu.changed.connect(lambda segments, name=name: self._set(name, segments))
+            menu.changed.connect(lambda segments, name=name: self._set(f"{name}_segments", segments))
         connect(ui.presetSelector.currentIndexChanged, lambda: self._set("preset", chosen(ui.presetSelector)))
         connect(ui.prealignSelector.currentIndexChanged, lambda: self._set("prealign", chosen(ui.prealignSelector)))
         connect(ui.deviceSelector.currentIndexChanged, lambda: self._set("device", chosen(ui.deviceSelector)))
@@ -186,6 +194,7 @@ class Panel(VTKObservationMixin):
             if name in ("fixed_mask", "moving_mask"):
                 masks.preview(before, False)
                 masks.preview(node, True)
+            if name in SEGMENTS:
                 self._set(f"{name}_segments", None)  # the choice was among another segmentation's
             if name in ("fixed", "moving"):
                 # The outputs of another pair are not to be overwritten by accident.
@@ -213,9 +222,8 @@ class Panel(VTKObservationMixin):
         self._updating = True
         try:
             self._selectors.show(parameters)
-            for side in ("fixed", "moving"):
-                name = f"{side}_mask_segments"
-                self._menus[name].show(getattr(parameters, f"{side}_mask"), getattr(parameters, name))
+            for name, menu in self._menus.items():
+                menu.show(getattr(parameters, name), getattr(parameters, f"{name}_segments"))
             ui.presetSelector.setCurrentIndex(ui.presetSelector.findData(parameters.preset))
             choose(ui.prealignSelector, parameters.prealign)
             self._show_devices()

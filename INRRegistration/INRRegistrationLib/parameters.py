@@ -52,6 +52,8 @@ class Parameters:
     fixed_mask, moving_mask = Node(), Node()
     fixed_mask_segments, moving_mask_segments = Value(None, list), Value(None, list)
     fixed_labels, moving_labels = Node(), Node()
+    sliding, rigid, exclude = Node(), Node(), Node()
+    sliding_segments, rigid_segments, exclude_segments = Value(None, list), Value(None, list), Value(None, list)
     fixed_landmarks, moving_landmarks = Node(), Node()
     guides = Value([])
     """Ids of the fixed control points whose pairs pull the next registration."""

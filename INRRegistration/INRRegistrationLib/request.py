@@ -12,8 +12,11 @@ from inrreg import protocol
 from inrreg.protocol import Job, UserError
 
 from . import export, hierarchy
-from .pair import Pair
+from .pair import Files, Pair, check_segments
 from .parameters import Parameters
+
+REGIONS = {"sliding": "sliding region", "rigid": "rigid structures", "exclude": "region that is left out"}
+"""What is drawn on the fixed volume beside its mask, by job entry, as messages call it."""
 
 
 @dataclass
@@ -21,8 +24,16 @@ class Request(Pair):
     """One registration: MRML nodes and plain settings, named as in `inrreg.protocol.Job`.
 
     The structures take no part: they are there to judge the result, and the moving ones go with the moving volume.
+    Of `sliding`, `rigid` and `exclude`, segmentations or label maps of the fixed volume, the `segments` are the ids of
+    the chosen ones, None for all; each rigid one moves on its own.
     """
 
+    sliding: Any = None
+    rigid: Any = None
+    exclude: Any = None
+    sliding_segments: list[str] | None = None
+    rigid_segments: list[str] | None = None
+    exclude_segments: list[str] | None = None
     fixed_structures: Any = None
     moving_structures: Any = None
     preset: str = protocol.DEFAULT_PRESET
@@ -52,6 +63,8 @@ class Request(Pair):
     def check(self) -> None:
         """Raise `UserError` with what is missing or contradictory; the first thing first."""
         super().check()
+        for name, title in REGIONS.items():
+            check_segments(getattr(self, name), getattr(self, f"{name}_segments"), title)
         self._check_transforms()
         if self.resample and self.output_volume is not None and self.output_volume in (self.fixed, self.moving):
             raise UserError("output", "The output volume would overwrite an input.", "Choose another output volume.")
@@ -81,6 +94,14 @@ class Request(Pair):
             raise UserError(
                 "initial", "The initial transform would be overwritten.", "Choose another output transform."
             )
+
+    def files(self) -> Files:
+        files = super().files()
+        for name in REGIONS:
+            if node := getattr(self, name):
+                chosen, frame = getattr(self, f"{name}_segments"), self._to_frame(node, "fixed")
+                files.images[name] = export.labels(node, frame, chosen=chosen, apart=name == "rigid")
+        return files
 
     def gather(self, folder: Path, job_id: str) -> Callable[[], list[str]]:
         """Read the scene, and return what writes the job folder and gives notes of it for the user.

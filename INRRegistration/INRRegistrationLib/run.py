@@ -24,6 +24,9 @@ NODES = (
     "moving_mask",
     "fixed_labels",
     "moving_labels",
+    "sliding",
+    "rigid",
+    "exclude",
     "fixed_landmarks",
     "moving_landmarks",
     "fixed_structures",
@@ -34,7 +37,7 @@ NODES = (
 """Entries of a request that the end of a run needs."""
 DRAWN = ("mask", "labels", "landmarks", "structures")
 """What is drawn on a volume, and goes with it."""
-INPUTS = NODES[:6]
+INPUTS = NODES[: NODES.index("fixed_landmarks")]
 """Those of them whose voxels count."""
 
 

@@ -31,6 +31,18 @@ UNFOLDED = 0.1
 """Jacobian determinant above which nothing folds."""
 BORDER_POINTS, CHECKED = 1000, 40_000
 
+JUMPS = (2.0, 4.0)
+"""mm between the motions of both sides along a border: below the first it does not slide, from the second on it does.
+Chosen, with the next two, on sliding phantoms (seeds 3 and 5)."""
+AROUND = 15.0
+"""mm of a Gaussian over which that is averaged along the border: what is wrong at random has no direction."""
+APART = 40.0
+"""mm from where a border slides up to which its sides are fields of their own."""
+APART_NODES = 5.0
+"""mm between the nodes of the weight that says so."""
+LOOKED_AT = 20_000
+"""Points of the border at which its sides are compared."""
+
 Fit = Callable[[Problem, Run], Field]
 
 
@@ -38,14 +50,17 @@ Fit = Callable[[Problem, Run], Field]
 
 
 def fit_sides(problem: Problem, sliding: sitk.Image, fit: Fit, run: Run) -> Sliding:
-    """What `fit` gives for each side of the border of a mask (0 and 1, on the fixed grid), as one field.
+    """What `fit` gives for the whole or, where the border of a mask (0 and 1, on the fixed grid) slides, for its sides.
 
     Each side has data of its own and the whole image's regularization, so that nothing acts across the border but the
-    outside's pull towards no gap and no overlap with the inside. Raises `UserError` (code `sliding`) for an empty side.
+    outside's pull towards no gap and no overlap with the inside. A side alone knows less, its border's contrast least:
+    so it counts only around where the two have been found to move along each other. Raises `UserError` (code `sliding`)
+    for an empty side.
     """
     mask = sitk.GetArrayFromImage(sliding) > 0
     sides = [_side(problem, side) for side in (mask, ~mask)]
-    members = run.members(2)
+    members = run.members(3)
+    whole = fit(problem, next(members)).freeze()
     inside = fit(sides[0], next(members)).freeze()
     border = _border(problem, sliding, inside)
     outside = fit(replace(sides[1], border=border), next(members)).freeze()
@@ -53,9 +68,33 @@ def fit_sides(problem: Problem, sliding: sitk.Image, fit: Fit, run: Run) -> Slid
     grid = _node_grid(problem, mask)
     # the border lies half a voxel outside the mask's outermost voxels
     inner = _distance(sliding, grid) - problem.grid.spacing.min() / 2
-    weight = smoothstep(0.5 - inner / (2 * grid.spacing[0]))[..., None]
-    field = Sliding(inside, outside, _geometry(grid, problem), torch.as_tensor(weight, dtype=torch.float32))
-    return field.to(problem.device)
+    apart = _blend(problem, inside, outside, grid, smoothstep(0.5 - inner / (2 * grid.spacing[0])))
+    grid = _node_grid(problem, mask, APART, APART_NODES)
+    return _blend(problem, apart, whole, grid, _slides(problem, sliding, apart, grid))
+
+
+def _blend(problem: Problem, inside: Field, outside: Field, grid: Grid, weight: np.ndarray) -> Sliding:
+    weight = torch.as_tensor(weight[..., None], dtype=torch.float32)
+    return Sliding(inside, outside, _geometry(grid, problem), weight).to(problem.device)
+
+
+def _slides(problem: Problem, sliding: sitk.Image, sides: Sliding, grid: Grid) -> np.ndarray:
+    """From 0 to 1 at a grid's points (k, j, i): whether the border nearby slides, and how near that is."""
+    border = _border(problem, sliding, sides.outside, LOOKED_AT)
+    jump = sides.inside.dense(border.points) - border.displacement
+    jump = (jump - (jump * border.normals).sum(-1, keepdim=True) * border.normals).cpu().numpy() * problem.frame.scale
+    index = grid.to_index(problem.frame.to_world(border.points.cpu().numpy().astype(float)))
+    i, j, k = np.rint(index).astype(int).T
+    sums = []
+    for values in (np.ones(len(jump)), *jump.T):
+        total = np.zeros(grid.size[::-1], np.float32)
+        np.add.at(total, (k, j, i), values)
+        smooth = sitk.SmoothingRecursiveGaussian(grid.image(total), AROUND)
+        sums.append(sitk.GetArrayFromImage(smooth))
+    count = np.maximum(sums[0], 1e-6 * sums[0].max())
+    size = np.linalg.norm(np.stack(sums[1:]), axis=0) / count
+    away = np.abs(_distance(sliding, grid))
+    return smoothstep((size - JUMPS[0]) / (JUMPS[1] - JUMPS[0])) * (1 - smoothstep(away / APART))
 
 
 def _side(problem: Problem, side: np.ndarray) -> Problem:
@@ -86,19 +125,19 @@ def _side(problem: Problem, side: np.ndarray) -> Problem:
     )
 
 
-def _border(problem: Problem, sliding: sitk.Image, inside: Field) -> Border:
-    """Random voxels at the border, their normals, and how the inside moves there."""
+def _border(problem: Problem, sliding: sitk.Image, field: Field, count: int = BORDER_POINTS) -> Border:
+    """Random voxels at the border, their normals, and how a field moves them."""
     grid = problem.grid
     away = sitk.GetArrayFromImage(_signed(sliding))
     near = np.stack(np.nonzero(np.abs(away) <= grid.spacing.min()), -1)
-    chosen = near[np.random.default_rng(problem.seed).integers(len(near), size=BORDER_POINTS)]
+    chosen = near[np.random.default_rng(problem.seed).integers(len(near), size=count)]
     k, j, i = chosen.T
     slopes = np.stack([slope[k, j, i] for slope in np.gradient(away)][::-1], -1) / grid.spacing
     normals = slopes @ grid.direction.T
     normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-6)
     points = problem.frame.normalize(grid.to_world(chosen[:, ::-1]))
     points, normals = (torch.as_tensor(each, dtype=torch.float32, device=problem.device) for each in (points, normals))
-    return Border.of(points, normals, inside)
+    return Border.of(points, normals, field)
 
 
 # --------------------------------------------------------------------------------------------- rigid
@@ -157,13 +196,14 @@ def _rigid(field: Field, problem: Problem, fade: float) -> tuple[Rigid, torch.Te
 # --------------------------------------------------------------------------------------------- nodes
 
 
-def _node_grid(problem: Problem, mask: np.ndarray, margin: float = 0.0) -> Grid:
-    """Nodes along the fixed image's axes, `NODES` apart, around a mask (k, j, i) by `margin` mm and a spline's reach.
+def _node_grid(problem: Problem, mask: np.ndarray, margin: float = 0.0, step: float = 0.0) -> Grid:
+    """Nodes along the fixed image's axes, `step` mm or else `NODES` apart, around a mask (k, j, i) by `margin` mm and a
+    spline's reach.
 
     Farther apart where they would be more than `MOST`. It may end beyond the image: where it ends within the image, its
     outermost nodes weigh nothing.
     """
-    step = float(np.clip(problem.grid.spacing.min(), *NODES))
+    step = step or float(np.clip(problem.grid.spacing.min(), *NODES))
     places = np.stack(np.nonzero(mask)[::-1])
     first, last = places.min(1) * problem.grid.spacing, places.max(1) * problem.grid.spacing
     while True:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from inrreg import protocol
+from inrreg import protocol, structures
 from inrreg.deformation import Deformation
 from inrreg.fields import Field
 from inrreg.geometry import Grid
-from inrreg.optimization import Cancelled
+from inrreg.optimization import Cancelled, Run
 from inrreg.phantom import thorax
 from inrreg.prior import Family
 from inrreg.problem import Problem
@@ -60,12 +61,8 @@ CASES = {name: {"preset": preset} for name, preset in lightest().items()}
 CASES["an ensemble"] = {"preset": protocol.DEFAULT_PRESET, "ensemble": 3}
 CASES["an even ensemble"] = {"preset": protocol.DEFAULT_PRESET, "ensemble": 2}
 CASES["two contrasts"] = {"preset": "idir-light", "overrides": {"similarity": "multimodal"}}
-CASES["a border that slides, structures that do not bend"] = {
-    "preset": protocol.DEFAULT_PRESET,
-    "sliding": "half",
-    "rigid": "bones",
-    "exclude": "hole",
-}
+PARTS = {"sliding": "half", "rigid": "bones", "exclude": "hole"}
+CASES["a border that slides, structures that do not bend"] = {"preset": protocol.DEFAULT_PRESET, **PARTS}
 LEARNING = TrainingSettings(width=WIDTH, omega=8.0, patch=12, channels=1, embedding=7)
 """What a prior is made with, for the methods that take one."""
 Make = Callable[..., Job]
@@ -99,10 +96,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
     def job(case: str, **changes: Any) -> Job:
         entries = {
-            name: str(folder / f"{value}.nrrd") if name in ("sliding", "rigid", "exclude") else value
-            for name, value in CASES[case].items()
+            name: str(folder / f"{value}.nrrd") if name in PARTS else value
+            for name, value in (CASES[case] | changes).items()
         }
-        entries |= changes
         if protocol.preset(entries["preset"]).prior:
             entries["prior"] = str(folder / "prior.safetensors")
         overrides = quick(protocol.preset(entries["preset"]).settings) | entries.pop("overrides", {})
@@ -284,3 +280,22 @@ def test_progress_rises_over_the_whole_run(case: str, make: Make, tmp_path: Path
     assert steps == list(range(1, seen[0]["steps"] + 1))
     assert {data["steps"] for data in seen} == {len(seen)}
     assert seen[-1]["eta"] == pytest.approx(0, abs=1e-3)
+
+
+# ----------------------------------------------------------------- sliding, rigid and excluded parts
+
+
+@pytest.mark.parametrize("case", ["cidir_light", "idir", "lddmm_light"])
+def test_parts_that_slide_or_do_not_bend_go_with_other_methods(
+    case: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structures, "NODES", (9.0, 9.0))  # as coarse as the rest
+    job = make(case, **PARTS)
+    images = {name: sitk.ReadImage(getattr(job, name)) for name in ("fixed", "moving", "rigid", "exclude")}
+    problem, method = Problem(**images), importlib.import_module(f"inrreg.methods.{case}")
+    half = sitk.ReadImage(job.sliding)
+    field = structures.fit_sides(problem, half, lambda *given: method.fit(given[0], job.settings(), given[1]), Run())
+    made = Deformation(structures.hold_rigid(field.freeze(), problem, Run()), problem.frame, problem.grid)
+    points = inside(made, 200)
+    assert np.abs(made.map(points) - points).max() > 0.01
+    assert np.isfinite(made.jacobian(points)).all()

@@ -159,6 +159,31 @@ def test_both_sides_of_a_border_that_slides_are_nearer_to_the_truth_than_without
     assert np.linalg.det(slid.jacobian(POINTS[inner]) + np.eye(3)).min() > 0
 
 
+def shifting(*shift: float) -> Siren:
+    """A field that moves everything by so many mm."""
+    field = Siren(8, 1, 5.0)
+    with torch.no_grad():
+        field.layers[-1].weight.zero_()
+        field.layers[-1].bias.copy_(torch.tensor(shift) / (GRID.extent.max() / 2))
+    return field
+
+
+@pytest.mark.parametrize("jump", [(0.0, 1.5, 0.0), (6.0, 0.0, 0.0), (0.0, 4.0, 6.0)], ids=["little", "gap", "slides"])
+def test_a_border_slides_where_its_sides_move_along_each_other_and_nowhere_else(jump: tuple[float, ...]) -> None:
+    fixed, moving, mask = halves()
+    problem = Problem(fixed, moving, similarity="ncc")
+    given = iter((shifting(0, 0, 1), shifting(*jump), shifting(0, 0, 0)))
+    found = Deformation(fit_sides(problem, mask, lambda *_: next(given), Run()).freeze(), problem.frame, GRID)
+    inside, outside, far = np.array([[-8.0, 5, 3], [8.0, 5, 3], [80.0, 5, 3]])
+    moved = found.map(np.array([inside, outside, far])) - [inside, outside, far]
+    assert np.allclose(moved[2], [0, 0, 1], atol=1e-3)
+    if np.hypot(*jump[1:]) < 2:
+        assert np.allclose(moved, [0, 0, 1], atol=0.05)
+    else:
+        assert np.allclose(moved[0], jump, atol=1)
+        assert np.allclose(moved[1], 0, atol=0.3)
+
+
 def test_a_mask_that_leaves_a_side_without_data_is_refused() -> None:
     fixed, moving, mask = halves()
     with pytest.raises(UserError, match="one of its sides"):

@@ -11,6 +11,8 @@ import pytest
 import SimpleITK
 from conftest import snapshot
 
+REGIONS = ("sliding", "rigid", "exclude")
+
 
 def node_names(slicer):
     scene = slicer.mrmlScene
@@ -631,6 +633,62 @@ def test_no_segment_is_not_all_segments(user, slicer, pair):
     assert user.ui.applyButton.enabled
     button.menu().actions()[0].setChecked(True)
     assert button.text == "All segments"
+
+
+def test_regions_that_slide_stay_rigid_or_are_left_out_reach_the_engine(user, slicer, pair, monkeypatch):
+    from test_geometry import make_segmentation
+
+    from inrreg.protocol import read_json
+    from INRRegistrationLib import run
+
+    seen, tidy = {}, run.remove_files
+
+    def look(folder):
+        job = read_json(folder / "job.json")
+        seen.update({name: SimpleITK.ReadImage(str(folder / job[name])) for name in REGIONS if job[name]})
+        tidy(folder)
+
+    monkeypatch.setattr(run, "remove_files", look)
+    user.choose(*pair)
+    assert user.ui.moreSection.collapsed
+    blocks = {"Left": (8, 12, 8), "Right": (28, 12, 8), "Rib": (18, 20, 16)}
+    segmentation = make_segmentation(slicer, pair[0], blocks)
+    user.ui.moreSection.collapsed = False
+    selectors = [getattr(user.ui, f"{name}Selector") for name in REGIONS]
+    buttons = [getattr(user.ui, f"{name}SegmentsButton") for name in REGIONS]
+    assert not any(button.isVisibleTo(user.ui.moreSection) for button in buttons)
+    for selector in selectors:
+        selector.setCurrentNode(segmentation)
+    chosen = ((0, 1), (1, 2), (2,))
+    for button, wanted in zip(buttons, chosen, strict=True):
+        for number, action in enumerate(button.menu().actions()):
+            action.setChecked(number in wanted)
+    assert [button.text for button in buttons] == [f"{len(wanted)} of 3 segments" for wanted in chosen]
+    slicer.app.processEvents()
+    user.screenshot("regions")
+    user.register()
+    expected = {
+        "sliding": {"Left": 1, "Right": 1},
+        "rigid": {"Right": 1, "Rib": 2},  # each on its own
+        "exclude": {"Rib": 1},
+    }
+    grid = image_of(slicer, pair[0])
+    for name, values in expected.items():
+        on_fixed = SimpleITK.Resample(seen[name], grid, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor)
+        assert {title: on_fixed[index] for title, index in blocks.items() if on_fixed[index]} == values
+    # They live in the scene: a panel made anew shows them, and what is removed is forgotten.
+    slicer.util.reloadScriptedModule("INRRegistration")
+    assert user.ui.rigidSelector.currentNode() is segmentation
+    assert user.ui.rigidSegmentsButton.text == "2 of 3 segments"
+    for action in user.ui.excludeSegmentsButton.menu().actions():
+        action.setChecked(False)
+    assert "No segment of the region that is left out" in user.ui.statusLabel.text
+    slicer.mrmlScene.RemoveNode(segmentation)
+    assert user.ui.slidingSelector.currentNode() is None
+    assert user.ui.applyButton.enabled
+    seen.clear()
+    user.register()
+    assert not seen
 
 
 def test_a_device_that_is_not_there_is_named(user, pair):

@@ -190,6 +190,32 @@ def test_tuning_a_chest(real_user, slicer, tmp_path):
     assert "Dice 0." in ui.figuresLabel.text
 
 
+def test_a_part_slides_another_stays_rigid_and_one_is_left_out(real_user, slicer, pair):
+    """Chosen in the panel, with the real engine: the rigid block moves as a body where the pair is bent most."""
+    user = real_user
+    names = ("sliding", "rigid", "exclude")
+    shape = slicer.util.arrayFromVolume(pair[0]).shape
+    masks = np.zeros((3, *shape), np.uint8)
+    masks[0][:, :, :18] = 1
+    masks[1][9:15, 12:20, 20:28] = 1
+    masks[2][2:6, 24:30, 4:10] = 1
+    choose_quick(user, *pair)
+    for name, mask in zip(names, masks, strict=True):
+        node = slicer.util.addVolumeFromArray(mask, nodeClassName="vtkMRMLLabelMapVolumeNode")
+        node.CopyOrientation(pair[0])
+        getattr(user.ui, f"{name}Selector").setCurrentNode(node)
+    transform = user.register(timeout=300)
+    told = user.ui.logText.plainText
+    assert "rigid: {'1'" in told
+    k, j, i = (each.ravel() for each in np.nonzero(masks[1]))
+    start = np.stack([i, j, k], -1) * 3.0 + np.array([-50, -40, 20])
+    end = np.array([transform.GetTransformFromParent().TransformPoint(point) for point in start])
+    assert np.linalg.norm(end - start, axis=1).mean() > 1
+    centred = [each - each.mean(0) for each in (start, end)]
+    u, _, vh = np.linalg.svd(centred[0].T @ centred[1])
+    assert np.linalg.norm(centred[0] @ u @ vh - centred[1], axis=1).max() < 0.1
+
+
 @pytest.mark.parametrize("way", ["initial transform", "prealignment"])
 def test_a_rough_start_becomes_part_of_the_result(real_user, slicer, pair, way):
     """A moving volume far away, brought near by the user or by the engine; with masks and structures."""

@@ -1,4 +1,4 @@
-"""Two fields, one for each side of a border at which organs slide."""
+"""Two fields, each in a region of its own, as on both sides of a border at which organs slide."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from inrreg.geometry import Frame, Grid
 
 
 class Sliding(Field):
-    """w(x) `inside`(x) + (1 - w(x)) `outside`(x), with w a cubic B-spline that falls from 1 to 0 across the border.
+    """w(x) `inside`(x) + (1 - w(x)) `outside`(x), with w a cubic B-spline of values from 0 to 1.
 
-    The ramp, two or three nodes wide, lets tangential displacements jump: a shear folds nothing. Its coefficients
-    (k, j, i, 1) are of the nodes of `geometry`, beyond which w is 0.
+    Across a border that slides it falls from 1 to 0 in a ramp two or three nodes wide, which lets tangential
+    displacements jump: a shear folds nothing. Its coefficients (k, j, i, 1) are of the nodes of `geometry`, beyond
+    which w is 0.
     """
 
     kind = "sliding"

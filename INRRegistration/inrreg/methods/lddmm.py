@@ -19,10 +19,12 @@ class LddmmSettings(Settings):
     image's longest side.
 
     The paper gives three layers, a coarse and a fine stage and their equations; not the activation, the widths, the
-    similarity, the operator L, any weight or any number of steps. Here they are IDIR's, with L = gamma - alpha
-    Laplacian as in LDDMM. Its equations 7 and 8 weigh the velocity differently, and its text sums what its
-    algorithm averages: here it is equation 1, half the integral over time, and the displacement is the sum of the
-    steps. The energy is taken at random points of the image at random times.
+    similarity, the operator L, any weight or any number of steps. Activation, width, points, similarity, the number
+    of steps and the first learning rate are IDIR's here, L = gamma - alpha Laplacian is LDDMM's (Beg et al. 2005);
+    its weights, the smoothing, the spacings, the fit's steps and the rate's fall to a tenth are ours. The paper's
+    equations 7 and 8 weigh the velocity differently, and its text sums what its algorithm averages: here it is
+    equation 1, half the integral over time, and the displacement is the sum of the steps. The energy is taken at
+    random points of the image at random times.
     """
 
     width: int = setting(256, "units of each hidden layer", low=8, high=1024)
