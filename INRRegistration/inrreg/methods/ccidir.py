@@ -75,4 +75,5 @@ def optimize(networks: list[Field], problem: Problem, settings: CcidirSettings, 
         terms = loss(field.there, field.back)
         descend(optimizer, rate(part), terms)
         run.report(terms)
-    return Cycle(*networks, *doubt(problem, field.there))
+    run.field = Cycle(*networks, *doubt(problem, field.there))
+    return run.field

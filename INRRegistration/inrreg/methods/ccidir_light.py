@@ -76,4 +76,5 @@ def fit(problem: Problem, settings: CcidirLightSettings, run: Run) -> Field:
         return Cycle(there, back), losses
 
     field = fit_stages(problem, settings, run, networks, stage)
-    return Cycle(field.there, field.back, *doubt(problem, field.there))
+    run.field = Cycle(field.there, field.back, *doubt(problem, field.there))
+    return run.field
