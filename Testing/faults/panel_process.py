@@ -57,8 +57,8 @@ class Process:
 
 @cache
 def module() -> Any:
-    """The panel's module, under a name of its own: the real one may be loaded over the real Qt."""
-    known = sys.modules.get("qt")
+    """The panel's module, under a name of its own: the real one may be loaded over the real Qt, or will be."""
+    known, before = sys.modules.get("qt"), set(sys.modules)
     sys.modules["qt"] = types.SimpleNamespace(QTimer=Timer, QProcess=Process)
     try:
         spec = importlib.util.spec_from_file_location("INRRegistrationLib.process_without_qt", FILE)
@@ -69,6 +69,11 @@ def module() -> Any:
             del sys.modules["qt"]
         else:
             sys.modules["qt"] = known
+        for name in set(sys.modules) - before:
+            package, _, last = name.rpartition(".")
+            if package == "INRRegistrationLib":
+                del sys.modules[name]
+                delattr(sys.modules[package], last)
     return made
 
 

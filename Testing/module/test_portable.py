@@ -119,5 +119,6 @@ def test_the_ui_file_uses_only_widgets_that_slicer_has():
         "qMRMLWidget",
         "qMRMLNodeComboBox",
         "ctkCollapsibleButton",
+        "ctkPathLineEdit",
     }
     assert Path(path).read_text("utf-8").count("For research use only") == 1
