@@ -28,6 +28,8 @@ from .alphafields import AlphaFields
 MODEL, FIELDS = "INRRegistration.Model", "INRRegistration.Fields"
 """Roles of our transforms' references to the text nodes with the model's files and with the fields over alpha."""
 NAMES = {MODEL: "model", FIELDS: "tuning"}
+PIECE = 3 << 18
+"""Bytes that are made text at once: meanwhile Python lets no other thread go on, the panel's neither."""
 KEPT = ("model.json", "model.safetensors", "job.json", "metrics.json", "alpha.json")
 
 
@@ -73,7 +75,7 @@ def _parts(identifier: str, modified: int) -> tuple[str, ...]:
 @contextmanager
 def _opened(text: str) -> Iterator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(io.BytesIO(base64.b64decode(text, validate=True))) as archive:
+        with zipfile.ZipFile(io.BytesIO(_data(text))) as archive:
             yield archive
     except (zipfile.BadZipFile, binascii.Error, ValueError, RecursionError) as error:
         raise UserError("result", f"The model in the scene is damaged ({error}).", "Register again.") from None
@@ -82,7 +84,7 @@ def _opened(text: str) -> Iterator[zipfile.ZipFile]:
 def unpack_fields(text: str) -> AlphaFields:
     """The fields that `pack` has put into a text. Raises `UserError` (code `result`) where it is damaged."""
     try:
-        data = base64.b64decode(text, validate=True)
+        data = _data(text)
     except (binascii.Error, ValueError) as error:
         raise UserError("result", f"The fields in the scene are damaged ({error}).", "Register again.") from None
     return AlphaFields.unpack(data)
@@ -139,4 +141,12 @@ def _users(node: Any, role: str) -> list[Any]:
 
 
 def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+    parts = (data[first : first + PIECE] for first in range(0, len(data), PIECE))
+    return "".join(base64.b64encode(part).decode("ascii") for part in parts)
+
+
+def _data(text: str) -> bytes:
+    """Raises ValueError for what is no such text."""
+    piece = PIECE // 3 * 4
+    parts = (text[first : first + piece] for first in range(0, len(text), piece))
+    return b"".join(base64.b64decode(part, validate=True) for part in parts)
