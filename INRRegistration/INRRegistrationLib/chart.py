@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
 from slicer.i18n import tr as _
 
 from .alphafields import AlphaFields
+from .tables import table_of
 
 CHART, MARKER = "INRRegistration.Chart", "INRRegistration.Marker"
 """Roles of a transform's references to its chart and to the table of the line at the current alpha."""
@@ -122,13 +122,7 @@ def _lines(table: Any, places: dict[str, float]) -> None:
 
 
 def _columns(table: Any, columns: dict[str, list[float]]) -> None:
-    table.RemoveAllColumns()
-    for name, values in columns.items():
-        column = vtk.vtkDoubleArray()
-        column.SetName(name)
-        for value in values:
-            column.InsertNextValue(value)
-        table.AddColumn(column)
+    table.SetAndObserveTable(table_of(columns))
     table.SetLocked(True)
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
-from vtk.util import numpy_support
 
 from inrreg.verdict import Tolerances, judge
 
 from . import results
+from .tables import table_of
 
 ROLE = "INRRegistration."
 BEFORE_COLOUR, AFTER_COLOUR = (0.62, 0.66, 0.72), (0.11, 0.42, 0.75)
@@ -187,16 +187,7 @@ def _text(value: float | None, digits: int = 2) -> str:
 
 def _show_table(transform: Any, role: str, columns: Columns, undo: ExitStack) -> None:
     found = _node(transform, role, "vtkMRMLTableNode", undo)
-    table = vtk.vtkTable()
-    for name, _, values in columns:
-        if isinstance(values[0], str):
-            array = vtk.vtkStringArray()
-            for value in values:
-                array.InsertNextValue(value)
-        else:
-            array = numpy_support.numpy_to_vtk(np.array(values), deep=True)
-        array.SetName(name)
-        table.AddColumn(array)
+    table = table_of({name: values for name, _, values in columns})
     undo.callback(found.SetAndObserveTable, found.GetTable())
     with slicer.util.NodeModify(found):
         found.SetAndObserveTable(table)

@@ -19,6 +19,7 @@ from . import export, hierarchy, landmark_lists, results, sequences
 from .operation import DONE, Operation, remove_files
 from .parameters import Parameters
 from .process import WorkerProcess
+from .tables import table_of
 
 MOST_CURVES = 50
 """Landmarks whose ways are drawn: more curves than these only hide each other, and slow the views down."""
@@ -159,18 +160,8 @@ class Phases(Operation):
             "Landmark": [label for label in labels for _ in values],
             images.GetIndexName() or "Index": values * len(labels),
         }
-        for name, texts in columns.items():
-            column = vtk.vtkStringArray()
-            column.SetName(name)
-            for text in texts:
-                column.InsertNextValue(text)
-            table.AddColumn(column)
-        for axis, name in enumerate(("R", "A", "S")):
-            column = vtk.vtkDoubleArray()
-            column.SetName(name)
-            for value in places[..., axis].ravel().tolist():
-                column.InsertNextValue(value)
-            table.AddColumn(column)
+        columns |= {name: places[..., axis].ravel() for axis, name in enumerate(("R", "A", "S"))}
+        table.SetAndObserveTable(table_of(columns))
         yield
         for label, way in zip(labels[:MOST_CURVES], places, strict=False):
             curve = results.add("vtkMRMLMarkupsClosedCurveNode", f"{label}, trajectory", undo)

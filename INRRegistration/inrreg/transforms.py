@@ -217,7 +217,7 @@ def _survives(path: Path) -> bool:
     quiet = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # of Windows
     command = [sys.executable, "-c", code, str(path)]
     found = subprocess.run(command, capture_output=True, check=False, creationflags=quiet)
-    return found.returncode >= 0 and found.returncode < 1 << 31  # a signal's, or Windows' exception code
+    return 0 <= found.returncode < 1 << 31  # a signal's, or Windows' exception code
 
 
 @dataclass(frozen=True)
