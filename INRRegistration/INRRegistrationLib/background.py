@@ -12,6 +12,11 @@ POLL = 5
 """Milliseconds between looks at whether the work is done."""
 
 
+def aside(work: Callable[..., Any], *arguments: Any) -> None:
+    """Call `work` in a thread; nobody asks how it ends. It must touch neither Qt nor MRML."""
+    threading.Thread(target=work, args=arguments, daemon=True).start()
+
+
 class Task:
     """Runs `work` in a thread, then calls `done(result, error)` from the event loop, one of them None.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import slicer
 from inrreg.protocol import UserError
 
 from . import dependencies, results
+from .background import aside
 from .evaluation import Evaluation, Judged
 from .folders import JobsFolder, remove_abandoned, trim
 from .operation import DONE, FAILED, Operation
@@ -134,7 +134,7 @@ class Registrations:
                 self._folder = JobsFolder(temporary)
                 scene = slicer.mrmlScene
                 self._observer = scene.AddObserver(scene.EndCloseEvent, self._trim)
-                threading.Thread(target=remove_abandoned, args=(temporary,), daemon=True).start()
+                aside(remove_abandoned, temporary)
             return self._folder.new()
         except OSError as error:
             hint = "Free some space there, or choose another temporary folder in Slicer's settings."
@@ -145,7 +145,7 @@ class Registrations:
         if self._folder is not None and not self.busy:
             transforms = slicer.util.getNodesByClass("vtkMRMLTransformNode")
             needed = {Path(path).parent for node in transforms if (path := node.GetAttribute(results.RESULT))}
-            threading.Thread(target=trim, args=(self._folder.jobs(), needed), daemon=True).start()
+            aside(trim, self._folder.jobs(), needed)
 
     def wait(self, operation: Operation) -> None:
         """Process events until an operation is done. Raises `UserError` where it failed or was cancelled."""

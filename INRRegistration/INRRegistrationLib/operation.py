@@ -14,7 +14,7 @@ import slicer
 
 from inrreg.protocol import Message, UserError
 
-from .background import Task
+from .background import Task, aside
 from .process import WorkerProcess
 from .signal import Signal
 
@@ -92,7 +92,7 @@ class Operation:
 
     def _tidy(self) -> None:
         """Remove what is not needed any more from the job folder; by default, all of it."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        aside(shutil.rmtree, self._folder, True)
 
     # ---------------------------------------------------------------------------------------- stages
 
@@ -211,14 +211,17 @@ class Operation:
 
 
 def remove_files(folder: Path) -> None:
-    """Remove the files of a job folder, but not its folders.
+    """Remove the files that are in a job folder now, off the GUI thread, but not its folders.
 
     What another program holds open stays until Slicer exits: no reason to lose a result over it.
     """
-    for path in folder.iterdir():
-        if path.is_file():
-            with contextlib.suppress(OSError):
-                path.unlink()
+    aside(_unlink, [path for path in folder.iterdir() if path.is_file()])
+
+
+def _unlink(files: list[Path]) -> None:
+    for path in files:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _as_user_error(error: BaseException) -> UserError:
