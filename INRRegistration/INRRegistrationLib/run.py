@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class Run(Operation):
         """Masks, labels and landmarks of the moving and of the fixed volume."""
         return [[node for name in DRAWN if (node := nodes.get(f"{side}_{name}"))] for side in ("moving", "fixed")]
 
-    def _show(self, read: tuple[Any, Any, dict[str, str]]) -> None:
+    def _show(self, read: tuple[Any, Any, dict[str, str]]) -> Iterator[None]:
         grid, voxels, packed = read
         nodes = self._nodes()
         fixed, moving, output = nodes["fixed"], nodes["moving"], nodes.get("output_transform")
@@ -116,10 +117,12 @@ class Run(Operation):
             if voxels is not None:
                 shared = hierarchy.frame(fixed, moving)
                 volume = results.show_volume(*voxels, nodes.get("output_volume"), fixed, moving, shared, undo)
+                yield  # of a large pair each takes a while
             attributes = self._attributes | {"Result": str(self._folder / "result"), "Alpha": self._alpha()}
             attributes["Metrics"] = None  # of what was there before
             made = results.grid_transform(*grid)
             transform = results.show_transform(made, output or shown, fixed, moving, attributes, undo)
+            yield
             embedded.show(packed, transform, undo)
             undo.callback(transform.SetNodeReferenceID, renewal.VOLUME, transform.GetNodeReferenceID(renewal.VOLUME))
             transform.SetNodeReferenceID(renewal.VOLUME, volume.GetID() if volume is not None else None)

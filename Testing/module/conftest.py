@@ -205,7 +205,8 @@ class Gaps:
             waited = sum(max(0.0, each - self._last[2].get(thread, 0.0)) for thread, each in now[2].items())
             self.worst = max(self.worst, used)
             self.wall = max(self.wall, used, passed - waited)
-        self._last = now
+        # Measuring takes its own time, and may be kept waiting.
+        self._last = 1000 * time.thread_time(), 1000 * time.perf_counter(), now[2]
 
 
 def waits():
