@@ -249,12 +249,21 @@ def _guides(made: dict[str, Any]) -> Pairs | None:
 
 
 def located(job: Job | None, files: dict[str, str], result: Path | None) -> dict[str, str]:
-    """The files that are given, and for those that are not the job's images and fixed mask, if they are still there."""
-    found = {name: job.files().get(name, "") for name in ("fixed", "moving", "fixed_mask")} if job else {}
+    """The files that are given, and for those that are not the job's, if they are still there.
+
+    Of the job's labels and landmarks both sides are taken, or neither.
+    """
+    given = {name: path for name, path in files.items() if path}
+    found = dict(job.files()) if job else {}
     if job and job.fixed_mask in protocol.AUTOMATIC_MASKS:
         found["fixed_mask"] = str(result / "fixed_mask.nrrd")
-    given = {name: path for name, path in files.items() if path}
-    return {**{name: path for name, path in found.items() if path and Path(path).is_file()}, **given}
+    found = {name: path for name, path in found.items() if path and Path(path).is_file()}
+    names = ["fixed", "moving", "fixed_mask"]
+    for kind in ("labels", "landmarks"):
+        sides = [f"fixed_{kind}", f"moving_{kind}"]
+        if not given.keys() & set(sides) and found.keys() >= set(sides):
+            names += sides
+    return {**{name: found[name] for name in names if name in found}, **given}
 
 
 def sha256(path: str | Path) -> str:

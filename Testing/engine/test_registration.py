@@ -135,13 +135,21 @@ def test_figures_belong_to_the_saved_result(finished: tuple[Path, dict[str, Any]
     assert smallest > metrics["jacobian"]["mask"]["min"] - 0.05
 
 
-@pytest.mark.parametrize("file", ["", "displacement.nrrd"], ids=["folder", "field"])
+@pytest.mark.parametrize(
+    ("file", "given"),
+    [("", True), ("displacement.nrrd", True), ("", False)],
+    ids=["folder", "field", "folder with its job's files"],
+)
 def test_evaluate_finds_the_same_figures(
-    file: str, finished: tuple[Path, dict[str, Any], list[Message]], job: Job, capsys: pytest.CaptureFixture
+    file: str,
+    given: bool,
+    finished: tuple[Path, dict[str, Any], list[Message]],
+    job: Job,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     folder, metrics, _ = finished
     names = ("fixed", "moving", "fixed_mask", "fixed_labels", "moving_labels", "fixed_landmarks", "moving_landmarks")
-    files = [part for name in names for part in (f"--{name.replace('_', '-')}", getattr(job, name))]
+    files = [part for name in names for part in (f"--{name.replace('_', '-')}", getattr(job, name)) if given]
     app(["evaluate", "--transform", str(folder / file), *files, "--json"], standalone_mode=False)
     found = json.loads(capsys.readouterr().out)
     close = {"abs": 1e-6} if not file else {"abs": 0.15}
