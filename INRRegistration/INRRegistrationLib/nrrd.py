@@ -25,6 +25,9 @@ _TIGHTEST = 1100
 _LONGEST = 1 << 16
 """Bytes in a line of a header."""
 
+_PIECE = 1 << 20
+"""Bytes that are unpacked at a time."""
+
 _TYPES = {
     "int8": "int8",
     "uint8": "uint8",
@@ -103,11 +106,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
             # Before memory is taken for what a damaged header claims.
             if min(sizes) < 1 or count * dtype.itemsize > rest * (_TIGHTEST if packed else 1):
                 raise ValueError("it is cut short")
-            if packed:
-                with gzip.open(file) as unpacked:
-                    array = np.frombuffer(unpacked.read(count * dtype.itemsize), dtype, count)
-            else:
-                array = np.fromfile(file, dtype, count)
+            array = _unpacked(file, count * dtype.itemsize).view(dtype) if packed else np.fromfile(file, dtype, count)
         vectors = [_numbers(text) for text in re.findall(r"\([^)]*\)", fields["space directions"])]
         matrix = np.eye(4)
         matrix[:3, :3] = np.array(vectors).T
@@ -118,6 +117,17 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except (OSError, KeyError, ValueError, EOFError, zlib.error) as error:
         raise UserError("result", f"The file {path} cannot be read ({error}).", "Register again.") from None
     return array, LPS @ matrix
+
+
+def _unpacked(file, size: int) -> np.ndarray:
+    """The first bytes of a compressed file, (size,) uint8, in pieces: a thread that copies keeps all others waiting."""
+    array = np.empty(size, np.uint8)
+    with gzip.open(file) as stream:
+        for first in range(0, size, _PIECE):
+            piece = array[first : first + _PIECE]
+            if stream.readinto(piece) < len(piece):
+                raise ValueError("it is cut short")
+    return array
 
 
 def _header(file) -> dict[str, str]:
