@@ -34,7 +34,7 @@ _MOST = 100_000
 """Points at which the Jacobian is taken; a larger grid is thinned evenly."""
 
 _FEW = 10_000
-"""Points at which the inverse, which costs some thirty maps each, and the uncertainty are taken; thinned likewise."""
+"""Points at which the inverse, which costs some ten maps each, and the uncertainty are taken; thinned likewise."""
 
 _MAPPED = 150_000
 """Voxels of a map of the determinant, at most."""

@@ -23,6 +23,8 @@ from inrreg.protocol import UserError
 
 _CLOSE = 1e-4
 """Distance in mm at which a numerical inverse is good enough."""
+_GAIN = 0.3
+"""What a step may leave of the error for the next one to do without a new Jacobian."""
 _CHUNK = 1 << 20
 """Points mapped at once: bounds the memory; a field costs something for every call, too."""
 
@@ -126,52 +128,74 @@ def sample_on(transform: PointMap, grid: Grid) -> np.ndarray:
 def invert(transform: PointMap, points: np.ndarray, *, start: np.ndarray | None = None) -> np.ndarray:
     """Fixed-space points (N, 3) that the map takes to the given moving-space points (N, 3), LPS mm.
 
-    Damped Newton steps with a numerical Jacobian, from `start`, else from where a map's own `approach` points to,
-    else from the points themselves. Where the map has no inverse (it folds, or the point is never reached) the
-    nearest approach found is returned: map it again to see its error.
+    Damped quasi-Newton steps (Broyden 1965), from `start`, else from where a map's own `approach` points to, else from
+    the points themselves. Where the map has no inverse (it folds, or the point is never reached) the nearest approach
+    found is returned: map it again to see its error.
     """
     points = np.asarray(points, dtype=np.float64)
     if start is None:
         start = transform.approach(points) if hasattr(transform, "approach") else points
-    x, error = _newton(transform, points, start)
+    x, error = _solve(transform, points, start)
     if (missed := error > _CLOSE).any():
-        again, other = _newton(transform, points[missed], points[missed])
+        again, other = _solve(transform, points[missed], points[missed])
         x[missed] = np.where((other < error[missed])[:, None], again, x[missed])
     return x
 
 
-def _newton(transform: PointMap, points: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The points (N, 3) reached from `start`, and how far (N,) in mm the map takes them from `points`."""
+def _solve(transform: PointMap, points: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points (N, 3) reached from `start`, and how far (N,) in mm the map takes them from `points`.
+
+    A point keeps the inverse of its Jacobian, corrected by what each step shows, since mapping is what costs: it is
+    differentiated anew only after a step that gained little, and steps shorten only where that does not help.
+    """
     x = np.array(start, dtype=np.float64)
     residual = transform.map(x) - points
     error = np.linalg.norm(residual, axis=1)
-    damping = np.ones(len(x))
+    damping, inverse, stale = np.ones(len(x)), np.empty((len(x), 3, 3)), np.ones(len(x), bool)
     for _ in range(60):
         active = np.flatnonzero((error > _CLOSE) & (damping > 1e-3))
         if not len(active):
             break
-        jacobian = numerical_jacobian(transform, x[active], regular=True)
-        trial = x[active] - damping[active, None] * np.linalg.solve(jacobian, residual[active, :, None])[..., 0]
+        fresh = stale[active]
+        new = active[fresh]
+        inverse[new], stale[new] = _inverse_jacobian(transform, x[new], residual[new] + points[new]), False
+        step = -damping[active, None] * (inverse[active] @ residual[active, :, None])[..., 0]
+        trial = x[active] + step
         remaining = transform.map(trial) - points[active]
         distance = np.linalg.norm(remaining, axis=1)
         better = distance < error[active]
-        good = active[better]
+        good, bad = active[better], active[~better]
+        inverse[good] = _broyden(inverse[good], step[better], (remaining - residual[active])[better])
+        stale[good] = distance[better] > _GAIN * error[good]
         x[good], residual[good], error[good] = trial[better], remaining[better], distance[better]
         damping[good] = np.minimum(1, 2 * damping[good])
-        damping[active[~better]] /= 2
+        damping[bad[fresh[~better]]] /= 2
+        stale[bad[~fresh[~better]]] = True
     return x, error
 
 
-def numerical_jacobian(
-    transform: PointMap, points: np.ndarray, *, regular: bool = False, step: float = 0.05
-) -> np.ndarray:
-    """Central differences of a map over `step` mm, (N, 3, 3); `regular` puts the identity for singular ones."""
+def _inverse_jacobian(transform: PointMap, points: np.ndarray, mapped: np.ndarray, step: float = 0.05) -> np.ndarray:
+    """Inverses (N, 3, 3) of a map's Jacobian, by forward differences over `step` mm; the identity for singular ones."""
+    ahead = transform.map((points[:, None] + step * np.eye(3)).reshape(-1, 3)).reshape(-1, 3, 3)
+    jacobian = np.swapaxes(ahead - mapped[:, None], 1, 2) / step
+    jacobian[np.abs(np.linalg.det(jacobian)) < 1e-2] = np.eye(3)
+    return np.linalg.inv(jacobian)
+
+
+def _broyden(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Inverse Jacobians (N, 3, 3) after steps (N, 3) that changed the map by `change` (N, 3): the nearest to agree."""
+    foreseen = (inverse @ change[..., None])[..., 0]
+    scale = (step * foreseen).sum(1)
+    usable = np.abs(scale) > 1e-3 * (step * step).sum(1)  # else it would become singular
+    rows = (step[:, None] @ inverse) / np.where(usable, scale, np.inf)[:, None, None]
+    return inverse + (step - foreseen)[..., None] * rows
+
+
+def numerical_jacobian(transform: PointMap, points: np.ndarray, *, step: float = 0.05) -> np.ndarray:
+    """Central differences of a map over `step` mm, (N, 3, 3)."""
     shifts = np.concatenate([np.eye(3), -np.eye(3)])[:, None] * step
     ahead, behind = np.split(transform.map((points + shifts).reshape(-1, 3)).reshape(6, -1, 3), 2)
-    jacobian = np.moveaxis(ahead - behind, 0, -1) / (2 * step)
-    if regular:
-        jacobian[np.abs(np.linalg.det(jacobian)) < 1e-2] = np.eye(3)
-    return jacobian
+    return np.moveaxis(ahead - behind, 0, -1) / (2 * step)
 
 
 def read_transform(path: str | Path, *, own: bool = False) -> PointMap:
