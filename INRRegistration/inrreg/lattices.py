@@ -38,7 +38,8 @@ class ImageLattice:
         """
         self.problem = problem
         grid = problem.grid.resampled(np.maximum(spacing, problem.grid.spacing))
-        mask, whole = self._mask(grid), math.prod(grid.size)
+        points, whole = self._points(grid), math.prod(grid.size)
+        mask = None if problem.fixed_mask_volume is None else problem.fixed_mask_volume.sample(points)[0]
         if mask is not None:  # nothing beyond a window's reach of it is ever looked at
             voxels = np.stack(np.nonzero(mask.cpu().numpy())[::-1])
             if not voxels.size:
@@ -46,9 +47,11 @@ class ImageLattice:
                     "mask", f"The fixed mask is too small for samples {spacing:g} mm apart.", "Use a larger mask."
                 )
             reach, last = np.ceil(REACH * window / grid.spacing).astype(int), np.array(grid.size) - 1
-            grid = grid.cropped(np.maximum(voxels.min(1) - reach, 0), np.minimum(voxels.max(1) + reach, last))
-            mask = self._mask(grid)
-        self.grid, self.points = grid, self._points(grid)
+            low, high = np.maximum(voxels.min(1) - reach, 0), np.minimum(voxels.max(1) + reach, last)
+            grid = grid.cropped(low, high)
+            within = tuple(slice(first, end + 1) for first, end in zip(low[::-1], high[::-1], strict=True))
+            points, mask = points[within].contiguous(), mask[within].contiguous()
+        self.grid, self.points = grid, points
         self.moving = problem.moving_volume(_antialiasing(spacing, problem.moving))
         smoothing = _antialiasing(spacing, problem.fixed)
         fixed, seen = problem.fixed_volume(smoothing).sample(self.points)[0], problem.seen(smoothing)
@@ -94,11 +97,6 @@ class ImageLattice:
     def _points(self, grid: Grid) -> Tensor:
         points = self.problem.frame.normalize(grid.points())
         return torch.as_tensor(points, dtype=torch.float32, device=self.problem.device)
-
-    def _mask(self, grid: Grid) -> Tensor | None:
-        """The fixed mask's share of each sample of a grid, (k, j, i), or None where there is no mask."""
-        volume = self.problem.fixed_mask_volume
-        return None if volume is None else volume.sample(self._points(grid))[0]
 
 
 def _antialiasing(spacing: float, image: sitk.Image) -> np.ndarray:
