@@ -272,7 +272,7 @@ class Deformation:
             images["uncertainty.nrrd"] = uncertainty
         try:
             for name, image in images.items():
-                sitk.WriteImage(image, str(folder / name), useCompression=True)
+                sitk.WriteImage(image, str(folder / name))  # smooth numbers hardly compress, and that takes time
             names = [_write_part(part, folder / f"before_{n}") for n, part in enumerate(self.before, 1)]
             self._save_model(folder, names)
         except (RuntimeError, SafetensorError):  # SimpleITK's and safetensors' words for a full disk and the like
