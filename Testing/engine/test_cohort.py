@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ pytest.importorskip("distributed", reason="a cohort needs dask.distributed")
 
 from inrreg.cli import app
 from inrreg.cohort.cluster import Place, client
+from inrreg.cohort.command import place_of
 from inrreg.cohort.manifest import read_manifest
 from inrreg.cohort.run import run
 from inrreg.cohort.summary import worst_first
@@ -215,6 +217,26 @@ def test_rows_that_make_no_job_are_failed_pairs(images: Path, tmp_path: Path):
 def test_a_scheduler_open_to_anybody_is_refused(address: str):
     with pytest.raises(UserError, match="TLS"), client(Place(address=address)):
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SLURM is not for Windows")
+def test_slurm_jobs_have_one_pair_at_a_time_and_what_it_asks_for(images: Path, tmp_path: Path, monkeypatch):
+    """A stand-in for SLURM keeps the job's script, and runs it here."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (
+        ("sbatch", 'cp "$1" job.sh; setsid sh job.sh > job.txt 2>&1 & echo $! > pid; echo Submitted batch job 7'),
+        ("scancel", "kill -- -$(cat pid)"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\ncd {tmp_path}\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    place = place_of(1, "", False, True, ["queue=short", "cores=2", "walltime=00:10:00"], True, 1)
+    rows = run(pairs_of(images, "a"), tmp_path / "out", place, reports=False)
+    assert [row["state"] for row in rows] == ["done"]
+    directives = {
+        line.removeprefix("#SBATCH ") for line in Path("job.sh").read_text().splitlines() if line.startswith("#SBATCH")
+    }
+    assert {"-p short", "--cpus-per-task=2", "--mem=8G", "-t 00:10:00", "--gres=gpu:1"} <= directives
 
 
 def test_the_worst_come_first():

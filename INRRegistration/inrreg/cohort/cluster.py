@@ -25,7 +25,7 @@ class Place:
 
     `insecure` allows an address without TLS that is not this computer's. `gpu` sends pairs only to workers with the
     resource `GPU`. `deaths` is how many workers may die over a pair before it fails (a running scheduler has its own
-    setting). `slurm` has the arguments of `dask_jobqueue.SLURMCluster`, None for no SLURM.
+    setting). `slurm` has arguments of `dask_jobqueue.SLURMCluster`, whose `cores` a pair has all, None for no SLURM.
     """
 
     workers: int = 1
@@ -99,8 +99,11 @@ def _slurm(place: Place) -> Any:
         raise UserError("package", "Jobs of SLURM need dask-jobqueue.", hint) from None
     from distributed import Security
 
-    extra = ["--resources", "GPU=1"] if place.gpu else []
+    # By default a worker takes a pair for each core, in threads of one process.
+    extra = ["--nthreads", "1", *(["--resources", "GPU=1"] if place.gpu else [])]
     options = {"cores": 1, "processes": 1, "memory": "8GB", "walltime": "04:00:00", **(place.slurm or {})}
+    directives = options.get("job_extra_directives", "--gres=gpu:1" if place.gpu else "")
+    options["job_extra_directives"] = directives.split()
     try:
         cluster = SLURMCluster(
             security=Security.temporary(), shared_temp_directory=os.getcwd(), worker_extra_args=extra, **options

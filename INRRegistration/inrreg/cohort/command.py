@@ -58,8 +58,9 @@ def cohort(
     cores = os.cpu_count() or 1
     count = workers if workers > 0 else max(1, cores // 4)
     place = place_of(count, scheduler, insecure, slurm, slurm_option, gpu, retries)
-    share = threads if threads > 0 or scheduler or slurm else max(1, cores // count)
-    defaults = {"preset": preset, "device": device, "threads": share, "overrides": assignments(set_ or [])}
+    if threads < 1 and not scheduler:
+        threads = max(1, cores // count) if place.slurm is None else place.slurm.get("cores", 1)
+    defaults = {"preset": preset, "device": device, "threads": threads, "overrides": assignments(set_ or [])}
     pairs = read_manifest(manifest, defaults)
     table = LiveTable(len(pairs))
     try:
