@@ -26,9 +26,10 @@ class Operation:
     """Begins when made; `finished` is emitted once, when `state` is `done`, `cancelled` or `failed`.
 
     Signals: `progress` (data of the event), `alive` (seconds at work, each second; None when the worker has
-    gone silent), `log` (line of text), `finished` (). The scene changes only when it is done; then `warnings` says
-    what to look at. After a failure `error` says why. Kinds of it give the worker's `command`, and override
-    `_read`, `_show` and `_tidy`. They hold nodes by id: the user may delete them while it runs.
+    gone silent), `lost` () when the connection to it was lost and is sought again, `log` (line of text), `finished` ().
+    The scene changes only when it is done; then `warnings` says what to look at. After a failure `error` says why.
+    Kinds of it give the worker's `command`, and override `_read`, `_show` and `_tidy`. They hold nodes by id: the user
+    may delete them while it runs.
     """
 
     command = ""
@@ -38,7 +39,8 @@ class Operation:
         self, process: WorkerProcess, folder: Path, write: Callable[[], tuple[dict[str, Any], list[str]]]
     ) -> None:
         """`write` writes the job folder, off the GUI thread, and gives the command's entries and notes for the log."""
-        self.progress, self.alive, self.log, self.finished = Signal(), Signal(), Signal(), Signal()
+        self.progress, self.alive, self.lost = Signal(), Signal(), Signal()
+        self.log, self.finished = Signal(), Signal()
         self.state = WRITING
         self.error: UserError | None = None
         self.warnings: list[str] = []
@@ -193,6 +195,7 @@ class Operation:
             (process.event, self._on_event),
             (process.ended, self._on_ended),
             (process.silent, self._on_silent),
+            (process.lost, self.lost.emit),
             (process.output, self.log.emit),
         ]
 

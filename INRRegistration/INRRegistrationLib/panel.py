@@ -359,6 +359,7 @@ class Panel(VTKObservationMixin):
         self.run, self._done, self._ending = run, done, None
         run.progress.connect(self._on_progress)
         run.alive.connect(self._on_alive)
+        run.lost.connect(self._on_lost)
         run.log.connect(self._log)
         run.finished.connect(self._on_finished)
         self._progressed = False
@@ -372,6 +373,9 @@ class Panel(VTKObservationMixin):
             self._tell(_("The registration process has not answered for a while. Wait for it, or cancel."))
         elif not self._progressed:
             self._tell(_("Preparing… {time}").format(time=duration(seconds)))
+
+    def _on_lost(self) -> None:
+        self._tell(_("The connection was lost. The registration goes on there, and is sought again. Wait, or cancel."))
 
     def _on_progress(self, data: dict[str, Any]) -> None:
         self._progressed = True

@@ -1,7 +1,8 @@
 """Where the worker runs: on this computer, or on a host that the system's ssh reaches, by its keys and encryption.
 
-A host needs this package and a folder of its own for each Slicer, which goes when the connection ends, however it ends.
-Job folders travel as tar over the same ssh, and results come back the same way: nothing else is opened.
+A host needs this package, and gives each worker a folder of its own, which goes with it. A worker that was given
+something to do outlives a connection that is lost, for a while, and another one can follow it. Job folders travel as
+tar over the same ssh, and results come back the same way: nothing else is opened.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from inrreg import relay
 from inrreg.protocol import UserError
+
+LOST = 255
+"""What ssh ends with when the connection fails."""
 
 _HOST = re.compile(r"(?P<login>[A-Za-z0-9_][A-Za-z0-9_.@%:-]*?)(:(?P<python>[/~][\w./~+-]*))?")
 """A login as ssh takes it, or a name from its configuration; after a colon, the Python that has this package."""
@@ -38,6 +43,13 @@ class Here:
         if "python" not in Path(program).name.lower():
             raise UserError("python", "Slicer's Python was not found.", "Reinstall Slicer.")
         return [program, "-m", "inrreg.worker"]
+
+    def follow(self, heard: int) -> list[str]:
+        """Program and arguments that reach the worker again, which has been `heard` to give so many events.
+
+        Empty where it has ended with the connection.
+        """
+        return []
 
     def send(self, folder: Path) -> str:
         """Bring a job folder to where the worker runs, and say what it is called there."""
@@ -68,22 +80,37 @@ class Host:
             raise UserError("host", f"'{name}' is no name of a host.", hint)
         self.name = name.strip()
         self._login, self._python = match["login"], match["python"] or "python3"
-        self._folder = f".cache/inrreg/{uuid.uuid4().hex}"
+        self._folder = ""
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()
 
     def command(self) -> list[str]:
-        """As `Here.command`. The folder on the host goes when the worker ends, and that ends with the connection."""
-        python, folder = self._python, self._folder
+        """As `Here.command`, in a new folder, which goes when the worker ends.
+
+        Only a relay is the connection's: without one the worker, whose words go to files, ends after a while.
+        """
+        self._folder = folder = f".cache/inrreg/{uuid.uuid4().hex}"
         script = (
-            f"umask 077; mkdir -p {folder} && cd {folder} && trap 'cd; rm -rf {folder}' EXIT HUP INT TERM; "
-            f"{python} -m inrreg.worker"
+            f"umask 077; mkdir -p {folder} && cd {folder} && "
+            f"mkfifo {relay.COMMANDS} && : > {relay.JOURNAL} && : > {relay.WORDS} || exit; "
+            f"(trap '' HUP; {self._python} -m inrreg.worker --lasting 2> {relay.WORDS}; cd; rm -rf {folder}) "
+            f"< /dev/null > /dev/null 2>&1 & {self._python} -m inrreg.relay 0"
         )
         return self._ssh(script)
 
+    def follow(self, heard: int) -> list[str]:
+        """As `Here.follow`."""
+        missing = "{ echo 'The worker is no longer there.' >&2; exit 1; }"
+        return self._ssh(f"cd {self._folder} 2> /dev/null || {missing}; {self._python} -m inrreg.relay {heard}")
+
     def send(self, folder: Path) -> str:
         """As `Here.send`: relative to the worker's folder on the host."""
-        script = f"umask 077; mkdir -p {self._folder} && tar -x -f - -C {self._folder}"
+        here = f"[ -p {self._folder}/{relay.COMMANDS} ]"  # else nobody would take the files away again
+        script = (
+            f"{self._python} -c 'import inrreg.relay' || exit; "
+            f"for n in 1 2 3 4 5 6 7 8 9 10; do {here} && break; sleep 1; done; "
+            f"umask 077; {here} && tar -x -f - -C {self._folder}"
+        )
         with (
             self._run(script, stdin=subprocess.PIPE) as process,
             tarfile.open(fileobj=process.stdin, mode="w|") as archive,
@@ -190,6 +217,11 @@ _TROUBLE = (
         "not found|No such file",
         "{name} has no such Python.",
         "Name the Python that has this module's engine: {login}:/path/to/python.",
+    ),
+    (
+        "worker is no longer there",
+        "The connection to {name} was lost, and the registration there has ended.",
+        "Register again.",
     ),
     (
         "closed by remote|Connection (to .* )?closed|reset by peer|broken pipe|not responding",

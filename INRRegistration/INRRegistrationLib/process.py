@@ -11,9 +11,10 @@ from typing import Any
 
 import qt
 
+from inrreg import relay
 from inrreg.protocol import EVENTS, Message, UserError
 
-from .places import Here, Host
+from .places import LOST, Here, Host
 from .signal import Signal
 from .widgets import connect
 
@@ -23,6 +24,8 @@ KILL_GRACE = 500
 """Milliseconds from the polite end (its stdin closed) to terminate, and from that to kill."""
 SILENCE = 15000
 """Milliseconds without a word from a worker at work, which sends a heartbeat each second, until we say so."""
+RETRY = 3000
+"""Milliseconds between attempts to reach a worker again to which the connection was lost."""
 _ending: list[Any] = []
 """Processes on their way out. Kept here, as they may outlive the object that started them."""
 TAIL = 30
@@ -50,16 +53,16 @@ class WorkerProcess:
     """Starts the worker on the first job, hands it commands, passes on its events.
 
     Signals: `hello` (data), `event` (message of the current request), `answered` (message that answers the newest
-    question), `output` (line of text), `silent` () when it should have said something, and `ended` (error) when it
-    ended during a request, or could not start. Events of other requests, and answers that a newer question or a task
-    has made stale, are dropped. A warm worker that ends before it has said a word about a request is
-    started again, once: it may have been ended while nobody looked.
+    question), `output` (line of text), `silent` () when it should have said something, `lost` () when the connection
+    was lost and is sought again, and `ended` (error) when it ended during a request, or could not start. Events of
+    other requests, and answers that a newer question or a task has made stale, are dropped. A warm worker that ends
+    before it has said a word about a request is started again, once: it may have been ended while nobody looked.
     """
 
     def __init__(self, place: Here | Host | None = None) -> None:
         self.place = place or Here()
         self.hello, self.event, self.output = Signal(), Signal(), Signal()
-        self.silent, self.ended, self.answered = Signal(), Signal(), Signal()
+        self.silent, self.ended, self.answered, self.lost = Signal(), Signal(), Signal(), Signal()
         self.devices: list[dict[str, str]] = []
         self._process: Any = None
         self._ready = False
@@ -70,6 +73,10 @@ class WorkerProcess:
         self._asked: Message | None = None
         """The newest question, while the worker is not ready for it."""
         self._tail: list[str] = []
+        self._heard = 0
+        """Events of this worker so far."""
+        self._lost_since: float | None = None
+        self._retry_timer = _timer(self._follow)
         self._kill_timer = _timer(self._on_overdue)
         self._silence_timer = _timer(lambda *_: self.silent.emit())
 
@@ -87,7 +94,11 @@ class WorkerProcess:
         """Start the worker unless it runs. Failure comes through `ended`, or as `UserError` at once."""
         if self._process is not None:
             return
-        program, *arguments = self.place.command()
+        self._heard = 0
+        self._launch(self.place.command())
+
+    def _launch(self, command: list[str]) -> None:
+        program, *arguments = command
         process = qt.QProcess()
         # `python -m` looks for modules in the working directory: no environment has to be passed through
         # Slicer's launcher.
@@ -96,7 +107,7 @@ class WorkerProcess:
         inbox = Inbox()
         process.readyReadStandardOutput.connect(lambda *_: self._read(process, inbox))
         process.readyReadStandardError.connect(lambda *_: self._read(process, inbox))
-        process.finished.connect(lambda *_: self._on_finished(process, inbox))
+        process.finished.connect(lambda code, *_: self._on_finished(process, inbox, code))
         process.errorOccurred.connect(lambda error, *_: self._on_error(process, error))
         process.start(program, arguments)
 
@@ -127,8 +138,8 @@ class WorkerProcess:
         self._send_pending()
 
     def cancel(self) -> None:
-        """Ask the worker to cancel the current request; end it where it does not answer, or has not said hello."""
-        if self._pending is not None:
+        """Ask the worker to cancel the current request; end it where it does not answer, or cannot be asked."""
+        if self._pending is not None or self._lost_since is not None:
             # Whether it is slow to start or stuck cannot be told apart.
             self._end_request()
         elif self._process is not None:
@@ -143,6 +154,8 @@ class WorkerProcess:
         if process is None or process.state() == qt.QProcess.NotRunning:
             return
         _ending.append(process)
+        # One on a host outlives a connection that ends without a word.
+        process.write(Message("shutdown").encode().encode("utf-8") + b"\n")
         process.closeWriteChannel()
         # The timers are the process's own, and go with it.
         for delay, end in ((KILL_GRACE, process.terminate), (2 * KILL_GRACE, process.kill)):
@@ -208,6 +221,8 @@ class WorkerProcess:
         except ValueError:
             self._take_text(line)
             return
+        self._heard += 1
+        self._lost_since = None
         if message.kind == "hello":
             self.devices, self._ready = message.data["devices"], True
             self.hello.emit(message.data)
@@ -228,21 +243,44 @@ class WorkerProcess:
         self._tail = [*self._tail, line][-TAIL:]
         self.output.emit(line)
 
-    def _on_finished(self, process: Any, inbox: Inbox) -> None:
+    def _on_finished(self, process: Any, inbox: Inbox, code: int) -> None:
         for name in inbox.rest:
             inbox.rest[name] += b"\n"
-        inbox.then = lambda: self._on_last_word(process)
+        inbox.then = lambda: self._on_last_word(process, code)
         self._read(process, inbox)
         process.deleteLater()
         if process in _ending:
             _ending.remove(process)
 
-    def _on_last_word(self, process: Any) -> None:
-        if process is self._process:
-            last = f" Its last words: {self._tail[-1]}" if self._tail else ""
-            hint = "Register again to restart it; the log holds what it printed."
-            known = self.place.explain(self._tail)
-            self._end(known or UserError("worker", f"The registration process ended unexpectedly.{last}", hint))
+    def _on_last_word(self, process: Any, code: int) -> None:
+        if process is not self._process:
+            return
+        if code == LOST and self._request and self._heard and self._seek():
+            return
+        last = f" Its last words: {self._tail[-1]}" if self._tail else ""
+        hint = "Register again to restart it; the log holds what it printed."
+        known = self.place.explain(self._tail)
+        self._end(known or UserError("worker", f"The registration process ended unexpectedly.{last}", hint))
+
+    def _seek(self) -> bool:
+        """Whether the worker goes on without us and waits: then it is sought again."""
+        if not self.place.follow(self._heard):
+            return False
+        if self._lost_since is None:
+            self._lost_since = time.monotonic()
+            self._silence_timer.stop()
+            self.lost.emit()
+        if time.monotonic() - self._lost_since > relay.ALONE:
+            return False
+        self._process, self._ready = None, False
+        self._retry_timer.start(RETRY)
+        return True
+
+    def _follow(self, *_: Any) -> None:
+        """Another connection; what the worker may not have heard of is said again."""
+        self._launch(self.place.follow(self._heard))
+        self._ready, self._pending = True, self._unheard
+        self._send_pending()
 
     def _on_error(self, process: Any, error: Any) -> None:
         # A process that fails to start emits no `finished`.
@@ -263,6 +301,8 @@ class WorkerProcess:
 
     def _forget(self) -> None:
         """There is no current request any more."""
+        self._retry_timer.stop()
+        self._lost_since = None
         self._kill_timer.stop()
         self._silence_timer.stop()
         self._pending = self._unheard = self._asked = None

@@ -3,7 +3,8 @@
 Run as `python -m inrreg.worker`. It stays alive between jobs, so that importing torch and opening a GPU
 context is paid once. Events go, one JSON line each, to what was stdout when the process began; whatever
 libraries print lands on stderr. End of stdin ends the process at once and from any state: the panel that
-owned it is gone, however it went.
+owned it is gone, however it went. With `--lasting`, as on another host, commands and events go through
+files in the working directory instead, to which connections come and go: see `inrreg.relay`.
 
 Commands are `inrreg.protocol.COMMANDS`; what they do is `inrreg.tasks`. `cancel` names by its request id the task to
 cancel. `alpha` evaluates a conditioned result, which stays in memory for the next one.
@@ -21,12 +22,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from inrreg import protocol
+from inrreg import protocol, relay
 from inrreg.memory import exhausted, give_back, is_exhausted
 from inrreg.protocol import Message, UserError
 from inrreg.tasks import TASKS
@@ -60,12 +61,13 @@ class EventWriter:
 class Worker:
     """One process's state: at most one task, which the command thread can cancel at any time."""
 
-    def __init__(self, commands: BinaryIO, events: BinaryIO) -> None:
+    def __init__(self, commands: Iterable[bytes], events: BinaryIO) -> None:
         self._commands = commands
         self._events = EventWriter(events)
         self._queue: queue.Queue[Message] = queue.Queue()
         self._lock = threading.Lock()
         self._request: str | None = None
+        self._latest = ""
         self._newest: Message | None = None
         self._tuned: tuple[tuple[str, int], Any] = (("", 0), None)
         self._cancel = threading.Event()
@@ -109,6 +111,9 @@ class Worker:
                     self._cancel.set()
         else:
             with self._lock:
+                if message.request and message.request == self._latest:
+                    return  # said again over another connection
+                self._latest = message.request
                 busy = self._request is not None
                 if message.kind == "alpha":
                     self._newest = message
@@ -309,7 +314,10 @@ def main() -> None:
     """Entry of `python -m inrreg.worker`; does not return."""
     # Slicer sets it for its own ITK; SimpleITK's would load plugins that belong to Slicer's process.
     os.environ.pop("ITK_AUTOLOAD_PATH", None)
-    Worker(guarded_stdin(), guarded_stdout()).run()
+    stdin, stdout = guarded_stdin(), guarded_stdout()
+    if "--lasting" in sys.argv[1:]:
+        Worker(relay.commands(), open(relay.JOURNAL, "ab")).run()  # noqa: SIM115 - as long as the process
+    Worker(stdin, stdout).run()
 
 
 if __name__ == "__main__":

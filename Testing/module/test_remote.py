@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FAKES, snapshot
+from conftest import FAKES, ROOT, snapshot
+
+from inrreg.protocol import Message
 
 SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
 pytestmark = pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="there is no ssh server here")
@@ -41,7 +43,11 @@ class Server:
         (folder / "known").write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n")
         # Only absolute paths reach the server's shell.
         self.python = folder / "python"
-        self.python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKES / "fake_worker.py"}"\n')
+        self.python.write_text(
+            f"#!/bin/sh\nexport PYTHONPATH='{ROOT / 'INRRegistration'}'\n"
+            f'case "$2" in inrreg.worker) shift 2; set -- "{FAKES / "fake_worker.py"}" "$@";; esac\n'
+            f'exec "{sys.executable}" "$@"\n'
+        )
         self.python.chmod(0o755)
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
@@ -91,6 +97,9 @@ def server(known_server, tmp_path, monkeypatch):
     (binaries / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{binaries}:{os.environ['PATH']}")
     known_server.use("user")
+    from INRRegistrationLib import process
+
+    monkeypatch.setattr(process, "RETRY", 300)
     return known_server
 
 
@@ -161,23 +170,69 @@ def bounds(volume):
     return found
 
 
-def test_cancel_and_a_cut_connection_end_in_a_clear_state(user, slicer, pair, server, asked):
-    run_on(user, server.host)
-    user.choose(*pair, steps=10_000, pause=0.01)
-    before = snapshot(slicer)
-    user.click()
-    user.wait(lambda: "step" in user.ui.statusLabel.text)
+def test_cancel_ends_in_a_clear_state(user, slicer, pair, server, asked):
+    begin(user, server, pair, steps=10_000)
     user.ui.applyButton.click()
     user.wait_for_end()
     assert "Cancelled" in user.ui.statusLabel.text
+    run_on(user, "")
+
+
+def begin(user, server, pair, steps):
+    """A registration there of so many steps, each of 10 ms at least, that is under way; the scene before it."""
+    run_on(user, server.host)
+    user.choose(*pair, steps=steps, pause=0.01)
+    before = snapshot(user.slicer)
     user.click()
-    user.wait(lambda: "step" in user.ui.statusLabel.text)
-    user.screenshot("remote")
+    user.wait(lambda: "step" in user.ui.statusLabel.text, 40)
+    return before
+
+
+def lose(user, server):
     server.cut()
-    user.wait_for_end(30)
-    assert "The connection to" in user.error
-    assert snapshot(slicer) == before
+    user.wait(lambda: "The connection was lost" in user.ui.statusLabel.text, 30)
+
+
+def end_there():
+    """End the workers there, as a connection to them would."""
+    for folder in remote_folders():
+        (folder / "commands").write_bytes(Message("shutdown").encode().encode() + b"\n")
+
+
+def test_a_registration_goes_on_over_a_lost_connection_and_is_picked_up(user, slicer, pair, server, asked):
+    begin(user, server, pair, steps=300)
+    lose(user, server)
+    user.screenshot("remote")
+    user.wait(lambda: "step" in user.ui.statusLabel.text, 30)
+    lose(user, server)
+    user.wait_for_end(60)
+    assert not user.error, user.error
+    assert pair[1].GetParentTransformNode() is not None
+    assert user.ui.logText.plainText.count("Warning") == 1
+    run_on(user, "scanner")
+    with pytest.raises(AssertionError):
+        user.register()  # it is at an end with this host, and takes its files away
     user.wait(lambda: not remote_folders())
+    run_on(user, "")
+
+
+def test_what_does_not_come_back_ends_in_a_clear_state(user, slicer, pair, server, asked):
+    before = begin(user, server, pair, steps=10_000)
+    lose(user, server)
+    end_there()
+    user.wait_for_end(30)
+    assert "and the registration there has ended" in user.error
+    assert snapshot(slicer) == before
+    begin(user, server, pair, steps=10_000)
+    server.use("stranger")
+    lose(user, server)
+    user.wait(lambda: "Permission denied" in user.ui.logText.plainText, 30)
+    user.ui.applyButton.click()
+    user.wait_for_end()
+    assert "Cancelled" in user.ui.statusLabel.text
+    assert snapshot(slicer) == before
+    server.use("user")
+    end_there()
     user.set_setting("steps", 3)
     user.register()
     run_on(user, "")
