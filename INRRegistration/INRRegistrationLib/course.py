@@ -78,7 +78,8 @@ class Course:
             link = own[own.index(transform) - 1]
             link.SetAndObserveTransformNodeID(shown.GetID())
             undo.pop_all()
-        self.browser, self._nodes, self._links = browser, [browser, shown, sequence], (link, transform)
+        self.browser, self._links = browser, (link, transform)
+        self._nodes = [browser, shown, sequence.GetStorageNode(), sequence]
 
     def put_away(self) -> None:
         """The moving volume goes back to where it was, and what played goes."""

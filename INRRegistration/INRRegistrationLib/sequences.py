@@ -23,6 +23,9 @@ def new(name: str, index: str, unit: str, undo: ExitStack) -> Any:
     sequence = results.add("vtkMRMLSequenceNode", slicer.mrmlScene.GenerateUniqueName(name), undo)
     sequence.SetIndexName(index)
     sequence.SetIndexUnit(unit)
+    # The one that Slicer chooses for fields of one grid reads them as of another class, which no node then plays.
+    storage = results.add("vtkMRMLSequenceStorageNode", f"{sequence.GetName()} file", undo)
+    sequence.SetAndObserveStorageNodeID(storage.GetID())
     return sequence
 
 
@@ -67,11 +70,12 @@ def show(browser: Any, sequence: Any, transform: Any, undo: ExitStack) -> None:
 
 
 def remove(sequence: Any) -> None:
-    """Remove a sequence of ours, and let go of it the browsers that show it."""
+    """Remove a sequence of ours and what it is stored by, and let go of it the browsers that show it."""
     for browser in slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode"):
         if browser.IsSynchronizedSequenceNode(sequence, True):
             browser.RemoveSynchronizedSequenceNode(sequence.GetID())
-    results.remove(sequence)
+    for node in (sequence.GetStorageNode(), sequence):
+        results.remove(node)
 
 
 def offer(browser: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -96,6 +97,43 @@ def test_a_sequence_is_registered_and_plays_with_its_images(slicer, real_user, s
     assert len(slicer.util.getNodesByClass("vtkMRMLSequenceNode")) == 2
     browser.SetSelectedItemNumber(0)
     assert transform.GetTransformFromParent().TransformPoint(-12, -6, 50)[0] == -12
+
+
+def test_transforms_that_play_do_so_in_a_scene_that_is_opened_again(slicer, user, tmp_path):
+    from INRRegistrationLib import hierarchy, results, sequences
+
+    images, shown = make_sequence(slicer)
+    with contextlib.ExitStack() as undo:
+        made = sequences.new("transforms", "phase", "%", undo)
+        for height, value in zip((0.0, 6.0, 12.0), VALUES, strict=True):
+            sequences.append(
+                made, value, (np.full((4, 4, 4, 3), (0, 0, height), np.float32), np.diag([40.0, 40, 40, 1]))
+            )
+        transform = results.show_transform(
+            results.grid_transform(*sequences.IDENTITY), None, None, shown, {}, undo, "to the reference"
+        )
+        shown.SetAndObserveTransformNodeID(transform.GetID())
+        sequences.show(sequences.browser_of(images, undo), made, transform, undo)
+        undo.pop_all()
+    bundle = tmp_path / "scene.mrb"
+    assert slicer.mrmlScene.WriteToMRB(str(bundle))
+    for node in (images, shown, made, transform):
+        assert node.GetStorageNode() is not None, node.GetName()
+    slicer.mrmlScene.Clear(0)
+    assert slicer.mrmlScene.ReadFromMRB(str(bundle), True)
+    images, made = (slicer.mrmlScene.GetFirstNodeByName(name) for name in ("4D CT", "transforms"))
+    browser = slicer.modules.sequences.logic().GetFirstBrowserNodeForSequenceNode(made)
+    shown, transform = (browser.GetProxyNode(sequence) for sequence in (images, made))
+    assert shown.GetParentTransformNode() is transform
+    heights = []
+    for number in range(3):
+        browser.SetSelectedItemNumber(number)
+        assert browser.GetProxyNode(made) is transform
+        heights.append(transform.GetTransformFromParent().TransformPoint(50, 50, 50)[2])
+    assert heights == [50, 56, 62]
+    # Registering again finds it, and replaces it.
+    assert hierarchy.is_earlier_output(transform, shown)
+    assert transform.GetNodeReference(sequences.SEQUENCE) is made
 
 
 def test_a_cancelled_series_leaves_the_scene_as_it_was(slicer, real_user, section):
