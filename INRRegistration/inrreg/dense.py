@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,12 +25,12 @@ MOMENTA = (0.9, 0.98)
 """Of Adam: a mean of squared gradients over 50 steps follows a stage's."""
 COARSER = 1.5
 """The power of a stage's spacing that its total variation weighs with: coarse images say less of where it changes."""
-WARM = 0.5
-"""Of the steps of the last two stages, how many are left from a neighbour's networks on."""
+WARM, WARM_LAST = 1 / 3, 0.4
+"""Of a stage's steps, and of the last one's, how many are left from a neighbour's networks on."""
 WARM_RATE, WARM_RESIDUAL = 2 / 3, 0.3
 """The first learning rates there, of a cold start's: of the networks, and of the residuals, which have fewer steps."""
-FACTORS, FINER = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.6, 3.4), (0.86, 0.93, 1.0, 1.07, 1.14)
-"""Factors between neighbours' fields that are tried, and then around the best of them."""
+FACTORS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.3, 1.7, 2.3, 3.2)
+"""Between neighbours' fields, that are tried; the best lies between them."""
 RESIDUAL_END = 0.05
 """The residuals' last learning rate, of their first."""
 
@@ -77,23 +78,25 @@ def fit_stages(
     """Optimize the networks through all stages, and the residuals of the last; its field is the result.
 
     `stage` makes, by its number, the field of a stage over these networks, and what gives each step's loss. From a
-    neighbour's networks on, made as large as the images say, the last two stages are enough, with `WARM` of their
-    steps. The neighbour's residuals are its own: begun with, they hold the next back.
+    neighbour's networks on, made as large as the images say, `WARM` of the steps are enough. The neighbour's residuals
+    are its own: begun with, they hold the next back.
     """
     networks.to(problem.device)
-    count, first, share, own, highest = len(settings.steps), 0, 1.0, settings.residual_rate, settings.rate
-    if problem.start is not None and _begin(problem.start, networks, run):
-        _grow(networks, stage(0)[1])
-        first, share, own, highest = max(0, count - 2), WARM, WARM_RESIDUAL * own, WARM_RATE * highest
+    count, counts, own, highest = len(settings.steps), settings.steps, settings.residual_rate, settings.rate
+    made = stage(0)
+    if warm := problem.start is not None and _begin(problem.start, networks, run):
+        _grow(networks, made[1])
+        counts = [fewer(steps, WARM_LAST if n == count else WARM) for n, steps in enumerate(counts, 1)]
+        own, highest = WARM_RESIDUAL * own, WARM_RATE * highest
     optimizer = torch.optim.Adam(networks.parameters(), lr=highest, betas=MOMENTA)
     rate = cosine(highest, settings.final_rate)
     own /= problem.frame.scale
     own_rate = cosine(own, RESIDUAL_END * own)
-    counts = [fewer(steps, share) for steps in settings.steps[first:]]
     total, before = sum(counts), 0
-    run.plan(counts, [spacing**-3 for spacing in settings.image_spacing[first:]])
-    for number, steps in enumerate(counts, first):
-        field, losses = stage(number)
+    run.plan(counts, [spacing**-3 for spacing in settings.image_spacing])
+    for number, steps in enumerate(counts):
+        field, losses = made or stage(number)
+        made = None
         run.field = field
         known = {id(each) for each in networks.parameters()}
         residuals = [each for each in field.parameters() if id(each) not in known]
@@ -107,7 +110,7 @@ def fit_stages(
                 for group in residual.param_groups:
                     group["lr"] = own_rate(part)
                 residual.step()
-            if share == 1:  # what is left of a warm start is short already
+            if not warm:  # what is left of a warm start is short already
                 run.settle(terms, settings.tolerance)
             run.report(terms)
         before += steps
@@ -137,9 +140,13 @@ def _grow(networks: nn.Module, losses: Losses) -> None:
         present = factor
         return float(next(iter(losses().values())))
 
-    best = min(FACTORS, key=loss)
-    best = min((best * finer for finer in FINER), key=loss)
-    _multiply(networks, best / present)
+    tried = [loss(factor) for factor in FACTORS]
+    best = int(np.argmin(tried))
+    found = FACTORS[best]
+    if 0 < best < len(FACTORS) - 1:  # the least of a parabola over the logarithm
+        bend, slope, _ = np.polyfit(np.log(FACTORS[best - 1 : best + 2]), tried[best - 1 : best + 2], 2)
+        found = float(np.exp(-slope / (2 * bend))) if bend > 0 else found
+    _multiply(networks, found / present)
 
 
 def _multiply(networks: nn.Module, factor: float) -> None:
