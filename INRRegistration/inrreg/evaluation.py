@@ -30,10 +30,10 @@ from inrreg.transforms import DisplacementGrid, PointMap, invert, numerical_jaco
 from inrreg.tuning import judging_part
 from inrreg.verdict import Tolerances, judge
 
-_MOST = 100_000
+_MOST = 50_000
 """Points at which the Jacobian is taken; a larger grid is thinned evenly."""
 
-_FEW = 10_000
+_FEW = 5_000
 """Points at which the inverse, which costs some ten maps each, and the uncertainty are taken; thinned likewise."""
 
 _MAPPED = 150_000
