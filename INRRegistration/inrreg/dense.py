@@ -25,7 +25,7 @@ MOMENTA = (0.9, 0.98)
 """Of Adam: a mean of squared gradients over 50 steps follows a stage's."""
 COARSER = 1.5
 """The power of a stage's spacing that its total variation weighs with: coarse images say less of where it changes."""
-WARM, WARM_LAST = 1 / 3, 0.43
+WARM, WARM_LAST = 0.3, 0.43
 """Of a stage's steps, and of the last one's, how many are left from a neighbour's networks on."""
 WARM_RATE, WARM_RESIDUAL = 2 / 3, 0.3
 """The first learning rates there, of a cold start's: of the networks, and of the residuals, which have fewer steps."""
