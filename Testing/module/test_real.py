@@ -216,6 +216,75 @@ def test_a_part_slides_another_stays_rigid_and_one_is_left_out(real_user, slicer
     assert np.linalg.norm(centred[0] @ u @ vh - centred[1], axis=1).max() < 0.1
 
 
+def test_another_contrast_is_seen_and_the_choice_is_the_users(real_user, slicer, pair):
+    """The moving volume inverted: what is compared is what the two share, unless the user says otherwise."""
+    user, (fixed, moving) = real_user, pair
+    slicer.util.updateVolumeFromArray(moving, 1000 - slicer.util.arrayFromVolume(moving))
+    choose_quick(user, fixed, moving)
+    for similarity, found in (("auto", True), ("ncc", False)):
+        user.set_setting("similarity", similarity)
+        transform = user.register(timeout=120)
+        assert ("similarity: multimodal, by the images" in user.ui.logText.plainText) == found
+        assert (np.linalg.norm(moved_middle(transform, fixed) + (9, 0, 0)) < 3) == found
+
+
+def test_a_flow_is_played_from_start_to_end(real_user, slicer, pair):
+    """`lddmm-light`, by the real engine: Course in time goes from where the volume lies to the result."""
+    user, (fixed, moving) = real_user, pair
+    quick = {"steps": "20, 15", "image_spacing": "9, 7", "node_spacing": "24, 18", "path_spacing": "14, 12"}
+    user.choose(fixed, moving, "lddmm-light", **quick)
+    user.ui.threadsSpinBox.setValue(1)
+    transform = user.register(timeout=120)
+    section, end = user.panel.sections[-1], moved_middle(transform, fixed)
+    assert end[0] == pytest.approx(-9, abs=3)
+    section.show()
+    section.ui.courseButton.click()
+    user.wait(lambda: section.course.browser is not None)
+    ways = []
+    for number in range(section.course.browser.GetNumberOfItems()):
+        section.ui.itemSlider.setValue(number)
+        ways.append(-moved_middle(moving.GetParentTransformNode(), fixed)[0])
+    assert ways == sorted(ways)
+    assert abs(ways[0]) < 0.01
+    assert ways[-1] == pytest.approx(-end[0], abs=0.5)
+    section.ui.courseButton.click()
+    assert moving.GetParentTransformNode() is transform
+
+
+def test_a_prior_is_where_the_engine_starts(real_user, slicer, pair, tmp_path):
+    """A prior of one-sided networks: after a single small step the result is still what it said; then one too many."""
+    from test_panel import image_of
+
+    from inrreg.prior import Family
+    from inrreg.problem import Problem
+    from inrreg.training.settings import TrainingSettings
+    from inrreg.training.start import fresh
+
+    user, shift = real_user, 0.1
+    problem = Problem(*(image_of(slicer, node) for node in pair))
+    prior = fresh(Family.of(problem), TrainingSettings(width=16), "reptile", 0)
+    for network, sign in zip(prior.networks, (1, -1), strict=True):
+        network.layers[-1].weight.data.zero_()
+        network.layers[-1].bias.data[:] = sign * shift / np.sqrt(3)
+    prior.save(tmp_path / "prior.safetensors")
+    user.choose(*pair, "reindir", prior_steps=1, points=300)
+    user.ui.threadsSpinBox.setValue(1)
+    user.ui.priorEdit.setCurrentPath(str(tmp_path / "prior.safetensors"))
+    transform = user.register(timeout=120)
+    assert "has no prior" not in user.ui.logText.plainText
+    assert np.linalg.norm(moved_middle(transform, pair[0])) == pytest.approx(shift * problem.frame.scale, rel=0.1)
+    (tmp_path / "prior.safetensors").write_bytes(b"no prior")
+    user.click()
+    user.wait_for_end(60)
+    assert "prior" in user.error
+
+
+def moved_middle(transform, fixed):
+    """How the transform displaces the middle of the generated pair, where the bump is 9 mm against i, in mm."""
+    middle = np.array([54.0, 48.0, 36.0]) + fixed.GetOrigin()
+    return np.subtract(transform.GetTransformFromParent().TransformPoint(middle), middle)
+
+
 @pytest.mark.parametrize("way", ["initial transform", "prealignment"])
 def test_a_rough_start_becomes_part_of_the_result(real_user, slicer, pair, way):
     """A moving volume far away, brought near by the user or by the engine; with masks and structures."""
@@ -252,10 +321,7 @@ def test_a_rough_start_becomes_part_of_the_result(real_user, slicer, pair, way):
     )
     real_user.wait(lambda: not run.active, timeout=120)
     assert run.error is None
-    middle = np.array([54.0, 48.0, 36.0]) + fixed.GetOrigin()
-    moved = run.transform.GetTransformFromParent().TransformPoint(middle)
-    # The bump displaces the middle by 9 mm, against i.
-    np.testing.assert_allclose(np.subtract(moved, middle), [shift - 9, 0, 0], atol=3)
+    np.testing.assert_allclose(moved_middle(run.transform, fixed), [shift - 9, 0, 0], atol=3)
 
 
 def translation(slicer, name, right):
