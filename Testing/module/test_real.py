@@ -225,7 +225,7 @@ def test_another_contrast_is_seen_and_the_choice_is_the_users(real_user, slicer,
         user.set_setting("similarity", similarity)
         transform = user.register(timeout=120)
         assert ("similarity: multimodal, by the images" in user.ui.logText.plainText) == found
-        assert (np.linalg.norm(moved_middle(transform, fixed) + (9, 0, 0)) < 3) == found
+        assert (np.linalg.norm(np.add(moved_middle(transform, fixed), (9, 0, 0))) < 3) == found
 
 
 def test_a_flow_is_played_from_start_to_end(real_user, slicer, pair):
