@@ -67,30 +67,33 @@ class Run:
             raise Cancelled
 
     def members(self, count: int) -> Iterator[Run]:
-        """One run after another for `count` equal optimizations, whose progress counts over all of them.
+        """One run after another for `count` optimizations, whose progress counts as if each were as long as the first.
 
         Each has the next seed, and of a time budget an even share of what is left.
         """
+        lengths: list[int] = []
         for number in range(count):
             budget = 0.0
             if self.deadline < math.inf:
                 budget = max(1e-3, (self.deadline - time.perf_counter()) / (count - number))
-            emit = self._emit_of_member(number, count)
+            emit = self._emit_of_member(number, count, lengths)
             member = Run(emit, self.cancelled, seed=self.seed + number, time_budget=budget)
             member.look = self.look
             yield member
             self.field = member.field
             self.restarts += member.restarts
 
-    def _emit_of_member(self, number: int, count: int) -> Emit:
+    def _emit_of_member(self, number: int, count: int, lengths: list[int]) -> Emit:
         begun, left = time.perf_counter(), count - 1 - number
 
         def emit(kind: str, data: dict[str, Any]) -> None:
             if kind == "progress":
+                if not lengths:
+                    lengths.append(data["steps"])
                 data = data | {
                     "stage": f"{number + 1} of {count}: {data['stage']}",
-                    "step": number * data["steps"] + data["step"],
-                    "steps": count * data["steps"],
+                    "step": number * lengths[0] + math.ceil(data["step"] * lengths[0] / data["steps"]),
+                    "steps": count * lengths[0],
                     "seconds": self.seconds(),
                     "eta": data["eta"] + left * (time.perf_counter() - begun + data["eta"]),
                 }

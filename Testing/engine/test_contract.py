@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import importlib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -277,8 +278,9 @@ def test_progress_rises_over_the_whole_run(case: str, make: Make, tmp_path: Path
     register(make(case), tmp_path / "result", emit=lambda kind, data: seen.append(data) if kind == "progress" else None)
     seen = [data for data in seen if data["stage"] != "choosing alpha"]  # after the optimization, not counted
     steps = [data["step"] for data in seen]
-    assert steps == list(range(1, seen[0]["steps"] + 1))
-    assert {data["steps"] for data in seen} == {len(seen)}
+    assert all(one < other for one, other in pairwise(steps))
+    assert {data["steps"] for data in seen} == {steps[-1]}
+    assert steps[-1] == len(seen) or "sliding" in CASES[case]  # the sides of a border go on from the whole
     assert seen[-1]["eta"] == pytest.approx(0, abs=1e-3)
 
 

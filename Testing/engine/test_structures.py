@@ -172,8 +172,15 @@ def shifting(*shift: float) -> Siren:
 def test_a_border_slides_where_its_sides_move_along_each_other_and_nowhere_else(jump: tuple[float, ...]) -> None:
     fixed, moving, mask = halves()
     problem = Problem(fixed, moving, similarity="ncc")
-    given = iter((shifting(0, 0, 1), shifting(*jump), shifting(0, 0, 0)))
-    found = Deformation(fit_sides(problem, mask, lambda *_: next(given), Run()).freeze(), problem.frame, GRID)
+    given = iter((first := shifting(9, 9, 9), shifting(*jump), shifting(0, 0, 0), shifting(0, 0, 1)))
+    starts = []
+
+    def fitted(problem: Problem, run: Run) -> Field:
+        starts.append(problem.start)
+        return next(given)
+
+    found = Deformation(fit_sides(problem, mask, fitted, Run()).freeze(), problem.frame, GRID)
+    assert starts == [None, first, first, first]  # both sides and the whole go on from the whole
     inside, outside, far = np.array([[-8.0, 5, 3], [8.0, 5, 3], [80.0, 5, 3]])
     moved = found.map(np.array([inside, outside, far])) - [inside, outside, far]
     assert np.allclose(moved[2], [0, 0, 1], atol=1e-3)
