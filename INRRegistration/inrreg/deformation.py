@@ -25,6 +25,13 @@ from inrreg.transforms import Affine, Chain, DisplacementGrid, Inverse, PointMap
 
 TOLERANCE = 0.1
 """Largest interpolation error, in mm, for which `displacement.nrrd` may be coarser than the fixed image."""
+RETURN, RETURN_VOXELS = 0.2, 0.08
+"""Largest 99th percentile of there and back by the exported fields for which both may have one grid: in mm, or in the
+fixed image's smallest spacing where that is more."""
+RETURNING = 5000
+"""Points of the fixed image that go there and back."""
+FINEST, MOST_BACK = 2.0, MOST_NODES // 4
+"""How many times finer than the exported field its inverse may be, and its nodes."""
 FEW = 200
 """Points at which a spacing is tried before it is looked at closely."""
 MOST_INNER = MOST_NODES // 2
@@ -186,8 +193,12 @@ class Deformation:
         return _field_image(self.padded_grid, self._exported)
 
     def inverse_field(self) -> sitk.Image:
-        """The inverse of `displacement_field` on the same grid, whose box the whole map takes onto itself."""
-        return _field_image(self.padded_grid, self._inverse)
+        """The inverse of `displacement_field` over the same box, which the whole map takes onto itself.
+
+        On the same grid where going there and back keeps to `RETURN`, else on a finer one: where a map compresses, its
+        inverse bends more within a cell than the map does.
+        """
+        return _field_image(self._inverse.grid, self._inverse.vectors)
 
     def uncertainty_image(self) -> sitk.Image | None:
         """`uncertainty` on `padded_grid`, float32 mm, or None."""
@@ -204,8 +215,20 @@ class Deformation:
         return pad(self.on_grid(self._inner_grid()), *self._padding())
 
     @cached_property
-    def _inverse(self) -> np.ndarray:
-        return sample_on(Inverse(DisplacementGrid(self._exported, self.padded_grid)), self.padded_grid)
+    def _inverse(self) -> DisplacementGrid:
+        grid, voxel = self.padded_grid, self.grid.spacing.min()
+        there = DisplacementGrid(self._exported, grid)
+        back = DisplacementGrid(sample_on(Inverse(there), grid), grid)
+        last = np.array(self.grid.size) - 1
+        points = self.grid.to_world(np.random.default_rng(0).random((RETURNING, 3)) * last)
+        missed = np.percentile(np.linalg.norm(back.map(there.map(points)) - points, axis=1), 99)
+        room = (MOST_BACK / math.prod(grid.size)) ** (1 / 3)
+        # half the spacing takes off three quarters of the error where the map is smooth, and half of it at kinks
+        factor = min(missed / max(RETURN, RETURN_VOXELS * voxel), FINEST, room)
+        if factor <= 1:
+            return back
+        finer = grid.resampled(grid.spacing / factor)
+        return DisplacementGrid(sample_on(Inverse(there, back), finer), finer)
 
     def _inner_grid(self) -> Grid:
         cells = np.round(self.grid.extent / self.spacing).astype(int)

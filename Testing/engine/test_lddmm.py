@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from inrreg.phantom import thorax
 from inrreg.protocol import Job
 from inrreg.registration import register
 from inrreg.regularization import velocity_energy
+from inrreg.transforms import DisplacementGrid
 
 QUICK = {
     "steps": (20, 15),
@@ -104,6 +106,23 @@ def test_points_carried_far_apart_tell_the_rest_of_a_smooth_flow() -> None:
         exact = field.value(samples.reshape(-1, 3)).reshape(samples.shape)
         assert len(paths.points) < 0.2 * samples[..., 0].numel()
         assert (paths.displacement(field) - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize(("size", "finer"), [(0.004, False), (0.03, True)])
+def test_the_exported_inverse_is_as_fine_as_there_and_back_needs(size: float, finer: bool) -> None:
+    grid = Grid((20, 18, 16), np.zeros(3), 3.0 * np.eye(3))
+    frame = Frame.covering(grid)
+    network = TimedSeparable(16, 2, 12.0, 8, size, generator=torch.Generator().manual_seed(1))
+    field = Flow(VelocityLattice(network, LatticeGeometry.covering(grid, frame, 12.0)), 16).freeze()
+    made = Deformation(field, frame, grid)
+    there, back = (DisplacementGrid.of(image) for image in (made.displacement_field(), made.inverse_field()))
+    points = grid.to_world(np.random.default_rng(3).random((4000, 3)) * (np.array(grid.size) - 1))
+    apart = np.linalg.norm(back.map(there.map(points)) - points, axis=1)
+    assert np.percentile(apart, 99) < 0.3
+    assert (math.prod(back.grid.size) > 2 * math.prod(there.grid.size)) == finer
+    ends = [each.to_world(np.array(each.size) - 1) for each in (there.grid, back.grid)]
+    assert np.allclose(*ends)
+    assert np.allclose(there.grid.origin, back.grid.origin)
 
 
 def test_the_energy_is_that_of_the_operator() -> None:
