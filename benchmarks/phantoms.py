@@ -1,7 +1,7 @@
 """Accuracy on generated thoraxes, where the truth is known at every point.
 
-    python -m benchmarks.phantoms [--methods fast,dual-light] [--seeds 0,1,2] [--amplitude 25] [--sliding]
-        [--contrast inverted] [--cone-beam] [--similarity auto,ncc] [--no-masks]
+    python -m benchmarks.phantoms [--methods fast,dual-light] [--seeds 0,1,2] [--amplitude 25] [--voxel 3]
+        [--sliding] [--contrast inverted] [--cone-beam] [--similarity auto,ncc] [--no-masks]
 
 Lung masks and lobe labels are given, but with `--no-masks`; the moving image has another contrast with `--contrast`,
 a cone-beam's view and artifacts with `--cone-beam`. Errors are at 300 landmarks in the lungs, in mm; the determinant is
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--methods", default="fast,dual-light")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--amplitude", type=float, default=25.0, help="largest displacement in the lungs, mm")
+    parser.add_argument("--voxel", type=float, default=3.0, help="mm, of images as large as ever")
     parser.add_argument("--sliding", action="store_true", help="the lungs slide along the chest wall")
     parser.add_argument("--contrast", default="hounsfield", choices=CURVES, help="of the moving image")
     parser.add_argument("--cone-beam", action="store_true", help="the moving image is one of a cone-beam")
@@ -46,7 +47,8 @@ def main() -> None:
     rows = []
     for seed in (int(text) for text in options.seeds.split(",")):
         kind = {"sliding": options.sliding, "contrast": options.contrast, "cone_beam": options.cone_beam}
-        phantom = thorax(seed=seed, amplitude=options.amplitude, **kind)
+        size = tuple(round(n * 3 / options.voxel) for n in (96, 80, 96))
+        phantom = thorax(size, (options.voxel,) * 3, seed=seed, amplitude=options.amplitude, **kind)
         before = summary(target_registration_error(phantom.fixed_landmarks, phantom.moving_landmarks))
         for method, asked in product(options.methods.split(","), options.similarity.split(",")):
             given = PAIR[:2] if options.no_masks else PAIR
@@ -78,7 +80,9 @@ def main() -> None:
         means = [row["error"]["mean"] for row in rows if (row["method"], row["asked"]) == (method, asked)]
         print(f"{method}, {asked}: mean over seeds {np.mean(means):.2f} mm, worst {max(means):.2f} mm")
     options.output.mkdir(parents=True, exist_ok=True)
-    protocol.write_json(options.output / "phantoms.json", {"amplitude": options.amplitude, **kind, "rows": rows})
+    protocol.write_json(
+        options.output / "phantoms.json", {"amplitude": options.amplitude, "voxel": options.voxel, **kind, "rows": rows}
+    )
 
 
 if __name__ == "__main__":
