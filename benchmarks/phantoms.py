@@ -1,9 +1,10 @@
 """Accuracy on generated thoraxes, where the truth is known at every point.
 
     python -m benchmarks.phantoms [--methods fast,dual-light] [--seeds 0,1,2] [--amplitude 25] [--voxel 3]
-        [--sliding] [--contrast inverted] [--cone-beam] [--similarity auto,ncc] [--no-masks]
+        [--sliding] [--contrast inverted] [--cone-beam] [--similarity auto,ncc] [--no-masks | --view]
 
-Lung masks and lobe labels are given, but with `--no-masks`; the moving image has another contrast with `--contrast`,
+Lung masks and lobe labels are given, but with `--no-masks`, and with `--view`, where the moving mask is all that a
+cone-beam sees; the moving image has another contrast with `--contrast`,
 a cone-beam's view and artifacts with `--cone-beam`. Errors are at 300 landmarks in the lungs, in mm; the determinant is
 the field's on the fixed grid, in the lung mask.
 """
@@ -16,17 +17,26 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 
 from benchmarks.ours import register
 from inrreg import protocol
+from inrreg.geometry import Grid
 from inrreg.metrics import jacobian_determinant, jacobian_summary, summary, target_registration_error
-from inrreg.phantom import thorax
-from inrreg.phantom.modality import CURVES
+from inrreg.phantom import Phantom, thorax
+from inrreg.phantom.modality import CURVES, in_view
 from inrreg.problem import Problem
 from inrreg.transforms import DisplacementGrid
 
 PAIR = ("fixed", "moving", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels")
+
+
+def view(phantom: Phantom) -> sitk.Image:
+    """The field of view of a cone-beam on the moving grid, uint8."""
+    grid = Grid.of(phantom.moving)
+    axes = [first + step * np.arange(n) for first, step, n in zip(grid.origin, grid.spacing, grid.size, strict=True)]
+    return grid.image(in_view(grid.points(), axes).astype(np.uint8))
 
 
 def main() -> None:
@@ -40,6 +50,7 @@ def main() -> None:
     parser.add_argument("--cone-beam", action="store_true", help="the moving image is one of a cone-beam")
     parser.add_argument("--similarity", default="auto", help="one or more, with commas")
     parser.add_argument("--no-masks", action="store_true", help="neither masks nor labels are given")
+    parser.add_argument("--view", action="store_true", help="the moving mask is the cone-beam's field of view")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=Path("bench"))
     options = parser.parse_args()
@@ -51,8 +62,11 @@ def main() -> None:
         phantom = thorax(size, (options.voxel,) * 3, seed=seed, amplitude=options.amplitude, **kind)
         before = summary(target_registration_error(phantom.fixed_landmarks, phantom.moving_landmarks))
         for method, asked in product(options.methods.split(","), options.similarity.split(",")):
-            given = PAIR[:2] if options.no_masks else PAIR
-            problem = Problem(**{name: getattr(phantom, name) for name in given}, seed=seed)
+            given = PAIR[:2] if options.no_masks or options.view else PAIR
+            images = {name: getattr(phantom, name) for name in given}
+            if options.view:
+                images["moving_mask"] = view(phantom)
+            problem = Problem(**images, seed=seed)
             displacement, seconds = register(problem, method, {"similarity": asked})
             field = DisplacementGrid.of(displacement)
             errors = target_registration_error(field.map(phantom.fixed_landmarks), phantom.moving_landmarks)

@@ -25,13 +25,13 @@ from inrreg.transforms import Affine, Chain, DisplacementGrid, Inverse, PointMap
 
 TOLERANCE = 0.1
 """Largest interpolation error, in mm, for which `displacement.nrrd` may be coarser than the fixed image."""
-RETURN, RETURN_VOXELS = 0.2, 0.08
-"""Largest 99th percentile of there and back by the exported fields for which both may have one grid: in mm, or in the
-fixed image's smallest spacing where that is more."""
-RETURNING = 5000
-"""Points of the fixed image that go there and back."""
-FINEST, MOST_BACK = 2.0, MOST_NODES // 4
-"""How many times finer than the exported field its inverse may be, and its nodes."""
+RETURN, RETURN_VOXELS = 0.2, 0.06
+"""How far there and back by the exported fields may miss for both to have one grid: in mm, or in the fixed image's
+smallest spacing where that is more."""
+RETURNING, RARE = 20_000, 99.8
+"""Points of the fixed image that go there and back, and the percentile of what they miss: organs are a small part."""
+FINEST, MOST_BACK = 3.0, MOST_NODES // 4
+"""How many times finer than the exported field, along its coarsest axis, its inverse may be, and about its nodes."""
 FEW = 200
 """Points at which a spacing is tried before it is looked at closely."""
 MOST_INNER = MOST_NODES // 2
@@ -195,8 +195,8 @@ class Deformation:
     def inverse_field(self) -> sitk.Image:
         """The inverse of `displacement_field` over the same box, which the whole map takes onto itself.
 
-        On the same grid where going there and back keeps to `RETURN`, else on a finer one: where a map compresses, its
-        inverse bends more within a cell than the map does.
+        On the same grid where going there and back keeps to `RETURN`, else on one with one spacing along all axes, as
+        fine as that needs: where a map compresses, its inverse bends more within a cell than the map does.
         """
         return _field_image(self._inverse.grid, self._inverse.vectors)
 
@@ -221,13 +221,13 @@ class Deformation:
         back = DisplacementGrid(sample_on(Inverse(there), grid), grid)
         last = np.array(self.grid.size) - 1
         points = self.grid.to_world(np.random.default_rng(0).random((RETURNING, 3)) * last)
-        missed = np.percentile(np.linalg.norm(back.map(there.map(points)) - points, axis=1), 99)
-        room = (MOST_BACK / math.prod(grid.size)) ** (1 / 3)
-        # half the spacing takes off three quarters of the error where the map is smooth, and half of it at kinks
-        factor = min(missed / max(RETURN, RETURN_VOXELS * voxel), FINEST, room)
-        if factor <= 1:
+        missed = np.percentile(np.linalg.norm(back.map(there.map(points)) - points, axis=1), RARE)
+        # the coarsest axis tells the error, at worst in proportion
+        wanted = grid.spacing.max() / min(missed / max(RETURN, RETURN_VOXELS * voxel), FINEST)
+        spacing = max(wanted, (grid.extent.prod() / MOST_BACK) ** (1 / 3))
+        if spacing >= grid.spacing.max():
             return back
-        finer = grid.resampled(grid.spacing / factor)
+        finer = grid.resampled(spacing)
         return DisplacementGrid(sample_on(Inverse(there, back), finer), finer)
 
     def _inner_grid(self) -> Grid:
