@@ -3,7 +3,7 @@
     python -m benchmarks.sliding [--methods fast] [--seeds 0,1,2] [--amplitude 25]
 
 Each method registers the images alone, without and with the lungs as the region along whose border organs slide; beside
-them without, but optimized on from where it ended, as long as either side is. Errors
+them without, but optimized on from where it ended, as it is where the region is given. Errors
 in mm are at random points within 15 mm of the pleura, inside and outside the lungs: of all of them, and of those beside
 which the true motion jumps by more than 3 mm. The determinant is exact, at the same points.
 """

@@ -54,14 +54,14 @@ def fit_sides(problem: Problem, sliding: sitk.Image, fit: Fit, run: Run) -> Slid
 
     Each side has data of its own and the whole image's regularization, so that nothing acts across the border but the
     outside's pull towards no gap and no overlap with the inside. A side alone knows less, its border's contrast least:
-    so it goes on from where the whole ended, as the whole itself does (where the method takes a start; else all begin
-    anew), and counts only around where the two have been found to move along each other. Raises `UserError` (code
+    so it counts only around where the two have been found to move along each other. It begins anew, since the whole is
+    wrong just there; the whole goes on from where it ended (where the method takes a start). Raises `UserError` (code
     `sliding`) for an empty side.
     """
     mask = sitk.GetArrayFromImage(sliding) > 0
-    sides, members = [_side(problem, side) for side in (mask, ~mask)], run.members(4)
+    sides = [_side(problem, side) for side in (mask, ~mask)]
+    members = run.members(4)
     first = fit(problem, next(members)).freeze()
-    sides = [replace(each, start=first) for each in sides]
     inside = fit(sides[0], next(members)).freeze()
     border = _border(problem, sliding, inside)
     outside = fit(replace(sides[1], border=border), next(members)).freeze()

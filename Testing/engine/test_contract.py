@@ -280,7 +280,7 @@ def test_progress_rises_over_the_whole_run(case: str, make: Make, tmp_path: Path
     steps = [data["step"] for data in seen]
     assert all(one < other for one, other in pairwise(steps))
     assert {data["steps"] for data in seen} == {steps[-1]}
-    assert steps[-1] == len(seen) or "sliding" in CASES[case]  # the sides of a border go on from the whole
+    assert steps[-1] == len(seen) or "sliding" in CASES[case]  # where the whole goes on
     assert seen[-1]["eta"] == pytest.approx(0, abs=1e-3)
 
 
