@@ -28,9 +28,10 @@ PAUSE = 0.02
 def commands(alone: float = ALONE, start: float = START) -> Iterator[bytes]:
     """For the worker: the lines of all connections, until it was without one for `alone` seconds.
 
-    For `start` seconds where none has said anything yet. A line that was cut is left out.
+    For `start` seconds where none has said anything yet. A line that was cut is left out, and so is one that is said
+    again, over another connection.
     """
-    told, last = False, time.monotonic()
+    told, last = set[bytes](), time.monotonic()
     with os.fdopen(os.open(COMMANDS, os.O_RDONLY | os.O_NONBLOCK), "rb") as pipe:
         os.set_blocking(pipe.fileno(), True)
         while time.monotonic() - last < (alone if told else start):
@@ -38,8 +39,8 @@ def commands(alone: float = ALONE, start: float = START) -> Iterator[bytes]:
             line = pipe.readline()  # waits for one while there is a connection
             if line or time.monotonic() - begun > 1:
                 last = time.monotonic()
-            if line.endswith(b"\n"):
-                told = True
+            if line.endswith(b"\n") and line not in told:
+                told.add(line)
                 yield line
             elif not line:
                 time.sleep(PAUSE)

@@ -67,7 +67,6 @@ class Worker:
         self._queue: queue.Queue[Message] = queue.Queue()
         self._lock = threading.Lock()
         self._request: str | None = None
-        self._latest = ""
         self._newest: Message | None = None
         self._tuned: tuple[tuple[str, int], Any] = (("", 0), None)
         self._cancel = threading.Event()
@@ -111,9 +110,6 @@ class Worker:
                     self._cancel.set()
         else:
             with self._lock:
-                if message.request and message.request == self._latest:
-                    return  # said again over another connection
-                self._latest = message.request
                 busy = self._request is not None
                 if message.kind == "alpha":
                     self._newest = message
