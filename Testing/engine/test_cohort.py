@@ -7,6 +7,7 @@ import dataclasses
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import SimpleITK as sitk
@@ -18,7 +19,7 @@ from inrreg.cli import app
 from inrreg.cohort.cluster import Place, client
 from inrreg.cohort.command import place_of
 from inrreg.cohort.manifest import read_manifest
-from inrreg.cohort.run import run
+from inrreg.cohort.run import _outcome, run
 from inrreg.cohort.summary import worst_first
 from inrreg.cohort.work import publish, register_pair, settings_key
 from inrreg.landmarks import Points, write_points
@@ -118,6 +119,14 @@ def test_all_pairs_but_the_poisoned_are_published_once_and_kept(images: Path, tm
     rows = run(pairs[:3], folder, Place(1), reports=False)
     assert [row["state"] for row in rows] == ["kept", "kept", "done"]
     assert [(folder / "pairs" / name / "pair.json").stat().st_mtime_ns == made[name] for name in NAMES] == [1, 1, 0]
+
+
+def test_a_connection_that_breaks_while_a_row_is_fetched_is_told_as_the_schedulers_end():
+    def result():
+        raise OSError("Connection reset by peer")
+
+    with pytest.raises(UserError, match="scheduler was lost"):
+        _outcome(SimpleNamespace(status="finished", result=result))
 
 
 def test_the_command_writes_a_summary_with_links(images: Path, tmp_path: Path):

@@ -79,18 +79,33 @@ def _collect(futures: dict[Any, Pair], add: Callable[[Row], None]) -> list[Pair]
     try:
         for future in as_completed(futures):
             pair = futures[future]
-            if future.status == "finished":
-                add(future.result())
-            elif future.status != "error":
-                hint = "Start the scheduler, and run the same command again."
-                raise UserError("cluster", "The scheduler was lost; what is done is kept.", hint)
-            elif type(future.exception()).__name__ == "KilledWorker":
+            row, error = _outcome(future)
+            if error is None:
+                add(row)
+            elif type(error).__name__ == "KilledWorker":
                 killed.append(pair)
             else:
-                add({"name": pair.name, "state": "failed", "error": f"It failed unexpectedly ({future.exception()})."})
+                add({"name": pair.name, "state": "failed", "error": f"It failed unexpectedly ({error})."})
             future.release()
     finally:
         with contextlib.suppress(Exception):
             for future in futures:
                 future.cancel()
     return killed
+
+
+def _outcome(future: Any) -> tuple[Row | None, BaseException | None]:
+    """The row that a task ended with, or its error. Raises `UserError` (code `cluster`) where the scheduler is lost."""
+    try:
+        if future.status == "finished":
+            return future.result(), None
+        if future.status == "error":
+            return None, future.exception()
+    except Exception as error:  # of the connection: the task's own would be its outcome
+        raise _lost() from error
+    raise _lost()
+
+
+def _lost() -> UserError:
+    hint = "Start the scheduler, and run the same command again."
+    return UserError("cluster", "The scheduler was lost; what is done is kept.", hint)
