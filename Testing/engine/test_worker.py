@@ -282,8 +282,8 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="hosts are reached over a POSIX shell")
-@pytest.mark.parametrize(("said", "least"), [(b"a line\nand half a", 0.5), (b"", 0.1)])
-def test_a_lasting_worker_ends_a_while_after_its_last_connection(tmp_path, said, least):
+@pytest.mark.parametrize(("said", "least"), [(b"a line\na line\nand half a", 0.5), (b"", 0.1)])
+def test_a_lasting_worker_hears_a_line_once_and_ends_a_while_after_its_last_connection(tmp_path, said, least):
     os.mkfifo(tmp_path / relay.COMMANDS)
     code = "from inrreg import relay; print(list(relay.commands(0.5, 0.1)))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE)
@@ -293,15 +293,6 @@ def test_a_lasting_worker_ends_a_while_after_its_last_connection(tmp_path, said,
     assert process.returncode == 0
     assert time.monotonic() - start >= least
     assert heard.decode().strip() == ("[b'a line\\n']" if said else "[]")
-
-
-def test_a_command_that_is_said_twice_is_obeyed_once(client, tmp_path):
-    folder = make_job(tmp_path / "job", steps=3)
-    for _ in range(2):
-        client.send("register", "twice", folder=str(folder))
-    client.send("register", "next", folder=str(make_job(tmp_path / "next")))
-    closing = [client.wait("result", "error")[0] for _ in range(2)]
-    assert [(event.request, event.kind) for event in closing] == [("next", "error"), ("twice", "result")]
 
 
 def test_libraries_find_an_empty_standard_input():
