@@ -61,10 +61,10 @@ class Row:
     labels: bool = False
 
 
-# At `dual-light`'s rate of 1e-3 a network of omega 30 alone learns nothing; this is `idir-light`'s.
-_SINGLE = {"fine_share": 0.0, "hidden": 3, "omega_coarse": 30.0, "scale": 1.0, "rate": 5e-4}
-_ONE_SCALE = {"steps": (800,), "sigma": (0.0,)}
 _LIGHT = {"regularized": 0.1, "steps": 600, "rate": 5e-4, "final_rate": 1e-5}  # as `idir-light`
+# At `dual-light`'s own rate a network of omega 30 alone learns nothing.
+_SINGLE = {"fine_share": 0.0, "hidden": 3, "omega_coarse": 30.0, "scale": 1.0, "rate": _LIGHT["rate"]}
+_ONE_SCALE = {"steps": (800,), "sigma": (0.0,)}
 
 TABLES = {
     # Gebauer et al. 2026, table 2, COPDgene; the single branch is a SIREN of 3 x 256, omega 30
