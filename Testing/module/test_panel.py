@@ -75,7 +75,7 @@ def test_the_result_is_the_engines(user, slicer, pair):
     user.choose(fixed, moving)
     transform = user.register()
     result = Path(transform.GetAttribute("INRRegistration.Result"))
-    assert sorted(entry.name for entry in result.parent.iterdir()) == ["result"]
+    user.wait(lambda: [entry.name for entry in result.parent.iterdir()] == ["result"])
     field = SimpleITK.ReadImage(str(result / "displacement.nrrd"), SimpleITK.sitkVectorFloat64)
     known = SimpleITK.DisplacementFieldTransform(field)
     lps = np.diag([-1.0, -1.0, 1.0])
@@ -109,7 +109,7 @@ def test_register_again_replaces_the_result(user, slicer, pair):
     user.set_setting("bump", "1, 1, 1")
     second = user.register()
     assert second is first
-    assert not result.exists()
+    user.wait(lambda: not result.exists())
     assert Path(second.GetAttribute("INRRegistration.Result")).is_dir()
     assert node_names(slicer) == nodes
     assert pair[1].GetParentTransformNode() is first

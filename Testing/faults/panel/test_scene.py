@@ -36,7 +36,7 @@ def test_the_scene_is_closed(user, slicer, pair, left, slow_loading, stage):
     slicer.mrmlScene.Clear(0)
     user.wait_for_end()
     assert not user.error
-    assert left.jobs() == []
+    left.check_jobs()
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLGridTransformNode") == 0
 
 
@@ -186,6 +186,6 @@ def test_reload_while_the_result_is_loaded(own_modules, user, slicer, pair, left
     user.wait(lambda: not Path(f"/proc/{worker}").exists(), timeout=3)
     time.sleep(0.4)
     slicer.app.processEvents()
-    assert left.jobs() == []
+    left.check_jobs()
     assert pair[1].GetParentTransformNode() is None
     assert user.ui.applyButton.text == "Register"
