@@ -27,6 +27,7 @@ from inrreg.fields import (
 )
 from inrreg.fields.base import Jet
 from inrreg.fields.cycle import invert
+from inrreg.fields.products import TensorCoreProduct, tensor_cores
 from inrreg.fields.velocity import laplacian
 from inrreg.geometry import Frame, Grid
 
@@ -206,6 +207,21 @@ def test_gradients_of_a_sirens_jet_equal_finite_differences(order: int, trace: b
 
     weights = [parameter.detach().clone().requires_grad_(True) for parameter in field.parameters()]
     assert torch.autograd.gradcheck(jet, (inside(3, torch.float64).requires_grad_(True), *weights))
+
+
+def test_products_for_tensor_cores_have_exact_gradients_and_leave_torchs_precision_as_it_was() -> None:
+    products = torch.backends.cuda.matmul
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.rand(*size, 4, generator=generator, dtype=torch.float64) for size in ((2, 3), (5,)))
+    given = x.requires_grad_(True), weight.requires_grad_(True)
+    assert torch.equal(TensorCoreProduct.apply(*given), x @ weight.T)
+    assert torch.autograd.gradcheck(TensorCoreProduct.apply, given)
+    assert torch.autograd.gradgradcheck(TensorCoreProduct.apply, given)
+    before = products.fp32_precision
+    with tensor_cores():
+        assert products.fp32_precision == "tf32"
+    assert products.fp32_precision == before
+    assert not products.allow_tf32
 
 
 @pytest.mark.parametrize("name", FIELDS)

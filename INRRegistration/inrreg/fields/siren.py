@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from inrreg.fields.base import Field, Jet
+from inrreg.fields.products import hidden_linear
 
 _LAPLACIAN = ((4, 0, 0), (4, 1, 1), (4, 2, 2))
 _HESSIAN = ((4, 0, 0), (5, 0, 1), (6, 0, 2), (7, 1, 1), (8, 1, 2), (9, 2, 2))
@@ -50,9 +51,10 @@ class Siren(Field):
         return [*((self.omega * each.weight, self.omega * each.bias) for each in hidden), (last.weight, last.bias)]
 
     def value(self, x: Tensor) -> Tensor:
-        *hidden, last = self.sines()
+        (weight, bias), *hidden, last = self.sines()
+        x = torch.sin(F.linear(x, weight, bias))
         for weight, bias in hidden:
-            x = torch.sin(F.linear(x, weight, bias))
+            x = torch.sin(hidden_linear(x, weight, bias))
         return F.linear(x, *last)
 
     def jet(self, x: Tensor, order: int, *, trace: bool = False) -> Jet:
@@ -60,9 +62,10 @@ class Siren(Field):
         pairs = () if order == 1 else _LAPLACIAN if trace else _HESSIAN
         axes = torch.eye(3, dtype=x.dtype, device=x.device)[:, None, :].expand(3, len(x), 3)
         state = torch.cat([x[None], axes])  # a linear first layer has no second derivatives
-        *hidden, (weight, bias) = self.sines()
+        (first_weight, first_bias), *hidden, (weight, bias) = self.sines()
+        state = _SineLayer.apply(state @ first_weight.T, first_bias, pairs)
         for inner_weight, inner_bias in hidden:
-            state = _SineLayer.apply(state @ inner_weight.T, inner_bias, pairs)
+            state = _SineLayer.apply(hidden_linear(state, inner_weight), inner_bias, pairs)
         state = state @ weight.T
         value, jacobian, second = state[0] + bias, state[1:4].permute(1, 2, 0), state[4:]
         if order == 1:
