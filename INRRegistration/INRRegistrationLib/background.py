@@ -12,9 +12,24 @@ POLL = 5
 """Milliseconds between looks at whether the work is done."""
 
 
+_last: threading.Thread | None = None
+
+
 def aside(work: Callable[..., Any], *arguments: Any) -> None:
-    """Call `work` in a thread; nobody asks how it ends. It must touch neither Qt nor MRML."""
-    threading.Thread(target=work, args=arguments, daemon=True).start()
+    """Call `work` in a thread, after all that was given before; nobody asks how it ends.
+
+    It must touch neither Qt nor MRML. To be called on the GUI thread.
+    """
+    global _last
+    before = _last
+
+    def in_turn() -> None:
+        if before is not None:
+            before.join()
+        work(*arguments)
+
+    _last = threading.Thread(target=in_turn, daemon=True)
+    _last.start()
 
 
 class Task:

@@ -198,8 +198,7 @@ def test_results_are_kept_as_long_as_the_scene_needs_them_and_within_a_limit(use
 
     user.choose(*pair, steps=2)
     first = user.register()
-    folder = Path(first.GetAttribute(results.RESULT)).parent
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in Path(first.GetAttribute(results.RESULT)).rglob("*") if path.is_file())
     user.ui.transformSelector.setCurrentNode(None)
     second = user.register()
     left.check_jobs("job-1", "job-2")
