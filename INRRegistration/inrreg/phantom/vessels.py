@@ -12,6 +12,8 @@ from .shape import LEFT_HILUM, RIGHT_HILUM, Shape
 LEAF_RADIUS = 0.95  # mm
 LEAF_VOLUME = 2000.0  # mm^3 of lung that one terminal vessel of one tree supplies
 WALL = 0.9  # mm, of a bronchus
+CHUNK = 1_000_000
+"""Voxels of tubes' boxes that are painted at a time."""
 ARTERY, VEIN = np.array([0.0, -3.0, 5.0]), np.array([0.0, 4.0, -9.0])  # where they enter, from the hilum, mm
 
 
@@ -143,22 +145,32 @@ def paint(
     limit = np.array(share.shape[::-1])
     lows = np.clip(np.floor(ends.min(axis=0) - margin), 0, limit).astype(int)
     highs = np.clip(np.ceil(ends.max(axis=0) + margin) + 1, 0, limit).astype(int)
-    for i in np.flatnonzero((highs > lows).all(axis=1)):
-        box = tuple(slice(a, b) for a, b in zip(lows[i][::-1], highs[i][::-1], strict=True))
-        part = _tube_share([p[box] for p in positions], capsules, i, width)
-        np.maximum(share[box], part, out=share[box])
+    sizes = highs - lows
+    counts = sizes.prod(axis=1)
+    flat = [position.ravel() for position in positions]
+    seen = np.flatnonzero((sizes > 0).all(axis=1))
+    chunks = np.cumsum(counts[seen]) // CHUNK
+    for tubes in np.split(seen, np.flatnonzero(np.diff(chunks)) + 1):
+        tube = np.repeat(tubes, counts[tubes])
+        within = np.arange(len(tube)) - np.repeat(np.cumsum(counts[tubes]) - counts[tubes], counts[tubes])
+        x, rest = within % sizes[tube, 0], within // sizes[tube, 0]
+        y, z = rest % sizes[tube, 1], rest // sizes[tube, 1]
+        x, y, z = (index + lows[tube, axis] for axis, index in enumerate((x, y, z)))
+        voxel = (z * limit[1] + y) * limit[0] + x
+        np.maximum.at(share.reshape(-1), voxel, _tube_share([p[voxel] for p in flat], capsules, tube, width))
     return share
 
 
-def _tube_share(position: list[np.ndarray], capsules: Capsules, i: int, width: float) -> np.ndarray:
-    start, axis = capsules.starts[i].astype(np.float32), (capsules.ends[i] - capsules.starts[i]).astype(np.float32)
-    x, y, z = position[0] - start[0], position[1] - start[1], position[2] - start[2]
-    along = np.clip((x * axis[0] + y * axis[1] + z * axis[2]) / max(float(axis @ axis), 1e-6), 0.0, 1.0)
-    x -= along * axis[0]
-    y -= along * axis[1]
-    z -= along * axis[2]
-    first, last = np.float32(capsules.start_radii[i]), np.float32(capsules.end_radii[i])
+def _tube_share(positions: list[np.ndarray], capsules: Capsules, tube: np.ndarray, width: float) -> np.ndarray:
+    """The share (N,) that lies in a tube each, of voxels at x, y and z, (N,) mm each."""
+    axes = (capsules.ends - capsules.starts).astype(np.float32)
+    squares = np.maximum((axes * axes).sum(1), np.float32(1e-6))
+    starts, axes = capsules.starts.astype(np.float32)[tube].T, axes[tube].T
+    away = [position - start for position, start in zip(positions, starts, strict=True)]
+    along = np.clip(sum(d * axis for d, axis in zip(away, axes, strict=True)) / squares[tube], 0.0, 1.0)
+    distance = np.sqrt(sum((d - along * axis) ** 2 for d, axis in zip(away, axes, strict=True)))
+    first, last = (radii.astype(np.float32)[tube] for radii in (capsules.start_radii, capsules.end_radii))
     radius = first + along * (last - first)
     visible = np.maximum(radius, np.float32(0.5 * width))
-    edge = np.clip((visible - np.sqrt(x * x + y * y + z * z)) / np.float32(width) + np.float32(0.5), 0.0, 1.0)
+    edge = np.clip((visible - distance) / np.float32(width) + np.float32(0.5), 0.0, 1.0)
     return edge * (radius / visible) ** 2
