@@ -96,7 +96,7 @@ def summarize(rows: list[dict[str, Any]], ways: list[str]) -> dict[str, Any]:
     of = {(row["way"], row["seed"], row["pair"]): row["overall"] for row in rows}
     errors = np.array([[[of[way, seed, pair] for pair in pairs] for seed in seeds] for way in ways])
     by_seed = errors.mean(2)
-    spread = float(np.sqrt(by_seed.var(1, ddof=1).mean())) if len(seeds) > 1 else float("nan")
+    spread = float(np.sqrt(by_seed.var(1, ddof=1).mean())) if len(seeds) > 1 else None
     differences = (errors - errors[-1]).reshape(len(ways), -1)
     standard = differences.std(1, ddof=1) / np.sqrt(differences.shape[1])
     table = [
@@ -145,7 +145,8 @@ def main() -> None:
             + "".join(f"{value:7.3f}" for value in row["by_seed"])
             + f"; {row['difference']:+.3f} mm from {ways[-1]}, standard error {row['se']:.3f}"
         )
-    print(f"spread of the seeds: {summary['spread']:.3f} mm")
+    if summary["spread"] is not None:
+        print(f"spread of the seeds: {summary['spread']:.3f} mm")
     protocol.write_json(options.output / "cheap.json", {"preset": options.preset, **summary, "rows": rows})
 
 
