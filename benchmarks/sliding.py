@@ -77,7 +77,7 @@ def main() -> None:
                 problem, start = Problem(phantom.fixed, phantom.moving, seed=seed), time.perf_counter()
                 run = Run(seed=seed)
                 if way == "longer":
-                    problem.start = field
+                    problem.start, problem.goes_on = field, True
                 field = fit_sides(problem, phantom.fixed_mask, fit, run) if way == "sliding" else fit(problem, run)
                 row = {"seed": seed, "method": name, "way": way, "seconds": time.perf_counter() - start}
                 made = Deformation(

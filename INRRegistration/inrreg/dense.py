@@ -27,8 +27,10 @@ COARSER = 1.5
 """The power of a stage's spacing that its total variation weighs with: coarse images say less of where it changes."""
 WARM, WARM_LAST = 0.3, 0.43
 """Of a stage's steps, and of the last one's, how many are left from a neighbour's networks on."""
+OWN, OWN_STAGES = 0.5, 2
+"""Of the steps of so many last stages, how many it goes on for from where it ended itself."""
 WARM_RATE, WARM_RESIDUAL = 2 / 3, 0.3
-"""The first learning rates there, of a cold start's: of the networks, and of the residuals, which have fewer steps."""
+"""The first learning rates then, of a cold start's: of the networks, and of the residuals, which have fewer steps."""
 FACTORS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.3, 1.7, 2.3, 3.2)
 """Between neighbours' fields, that are tried; the best lies between them."""
 RESIDUAL_END = 0.05
@@ -79,24 +81,27 @@ def fit_stages(
 
     `stage` makes, by its number, the field of a stage over these networks, and what gives each step's loss. From a
     neighbour's networks on, made as large as the images say, `WARM` of the steps are enough. The neighbour's residuals
-    are its own: begun with, they hold the next back.
+    are its own: begun with, they hold the next back. What goes on from its own networks has their size already.
     """
     networks.to(problem.device)
     count, counts, own, highest = len(settings.steps), settings.steps, settings.residual_rate, settings.rate
-    made = stage(0)
+    numbers, made = range(count), {}
     if warm := problem.start is not None and _begin(problem.start, networks, run):
-        _grow(networks, made[1])
-        counts = [fewer(steps, WARM_LAST if n == count else WARM) for n, steps in enumerate(counts, 1)]
         own, highest = WARM_RESIDUAL * own, WARM_RATE * highest
+        if problem.goes_on:
+            numbers, counts = numbers[-OWN_STAGES:], [fewer(steps, OWN) for steps in counts]
+        else:
+            made[0] = stage(0)
+            _grow(networks, made[0][1])
+            counts = [fewer(steps, WARM_LAST if n == count else WARM) for n, steps in enumerate(counts, 1)]
     optimizer = torch.optim.Adam(networks.parameters(), lr=highest, betas=MOMENTA)
     rate = cosine(highest, settings.final_rate)
     own /= problem.frame.scale
     own_rate = cosine(own, RESIDUAL_END * own)
-    total, before = sum(counts), 0
-    run.plan(counts, [spacing**-3 for spacing in settings.image_spacing])
-    for number, steps in enumerate(counts):
-        field, losses = made or stage(number)
-        made = None
+    total, before = sum(counts[n] for n in numbers), 0
+    run.plan([counts[n] for n in numbers], [settings.image_spacing[n] ** -3 for n in numbers])
+    for number in numbers:
+        steps, (field, losses) = counts[number], made.pop(number, None) or stage(number)
         run.field = field
         known = {id(each) for each in networks.parameters()}
         residuals = [each for each in field.parameters() if id(each) not in known]

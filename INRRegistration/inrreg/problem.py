@@ -58,7 +58,8 @@ class Problem:
     serve as data; a fixed point that is mapped out of it, or out of the moving image, does not count.
 
     `guidance` are point pairs that pull the field (`inrreg.guidance`). `similarity` is one of `SIMILARITIES`. `start`
-    is the field of a neighbouring moving image, where the optimization may begin (`inrreg.continuation`).
+    is a field where the optimization may begin (`inrreg.continuation`): of a neighbouring moving image or, where it
+    `goes_on`, of these images themselves, as the same method left it.
 
     Of the fixed image's grid: `exclude`, an image of 0 and 1, is what no data term looks at, beyond what the fixed mask
     leaves out; `rigid` are labels of structures that move as rigid bodies (`inrreg.constraints`), `border` is where
@@ -81,6 +82,7 @@ class Problem:
     border: Border | None = None
     prior: Prior | None = None
     start: Field | None = None
+    goes_on: bool = False
 
     @cached_property
     def grid(self) -> Grid:

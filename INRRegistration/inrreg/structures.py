@@ -65,7 +65,7 @@ def fit_sides(problem: Problem, sliding: sitk.Image, fit: Fit, run: Run) -> Slid
     inside = fit(sides[0], next(members)).freeze()
     border = _border(problem, sliding, inside)
     outside = fit(replace(sides[1], border=border), next(members)).freeze()
-    whole = fit(replace(problem, start=first), next(members)).freeze()
+    whole = fit(replace(problem, start=first, goes_on=True), next(members)).freeze()
     next(members, None)
     grid = _node_grid(problem, mask)
     # the border lies half a voxel outside the mask's outermost voxels

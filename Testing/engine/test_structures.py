@@ -19,6 +19,7 @@ from inrreg.fields.base import Jet
 from inrreg.fields.rigid import nearest_motion
 from inrreg.geometry import Grid
 from inrreg.landmarks import Pairs
+from inrreg.methods import fast
 from inrreg.optimization import Run
 from inrreg.problem import Problem
 from inrreg.protocol import Job, UserError, preset
@@ -32,6 +33,7 @@ POINTS = GRID.points()
 BALLS = {1: np.array([-30.0, 0, 0]), 7: np.array([35.0, 10, -10])}
 RADIUS = 14.0
 QUICK = {"steps": (50, 25), "image_spacing": (11, 8), "node_spacing": (16, 12), "rate": 2e-3}
+THREE = {"steps": (8, 4, 2), "image_spacing": (14, 11, 8), "node_spacing": (20, 16, 12)}
 
 
 def texture(points: np.ndarray) -> np.ndarray:
@@ -176,11 +178,11 @@ def test_a_border_slides_where_its_sides_move_along_each_other_and_nowhere_else(
     starts = []
 
     def fitted(problem: Problem, run: Run) -> Field:
-        starts.append(problem.start)
+        starts.append((problem.start, problem.goes_on))
         return next(given)
 
     found = Deformation(fit_sides(problem, mask, fitted, Run()).freeze(), problem.frame, GRID)
-    assert starts == [None, None, None, first]  # the whole goes on
+    assert starts == 3 * [(None, False)] + [(first, True)]  # the whole goes on
     inside, outside, far = np.array([[-8.0, 5, 3], [8.0, 5, 3], [80.0, 5, 3]])
     moved = found.map(np.array([inside, outside, far])) - [inside, outside, far]
     assert np.allclose(moved[2], [0, 0, 1], atol=1e-3)
@@ -189,6 +191,19 @@ def test_a_border_slides_where_its_sides_move_along_each_other_and_nowhere_else(
     else:
         assert np.allclose(moved[0], jump, atol=1)
         assert np.allclose(moved[1], 0, atol=0.3)
+
+
+def test_what_goes_on_does_so_from_where_it_ended_and_at_the_last_two_stages() -> None:
+    fixed, moving, _ = halves()
+    problem, seen = Problem(fixed, moving, similarity="ncc"), []
+    settings = preset("fast").settings.override(QUICK | THREE)
+    first = fast.fit(problem, settings, Run())
+    still = settings.override({"rate": 1e-7, "final_rate": 0.0})
+    run = Run(lambda kind, data: seen.append(data) if kind == "progress" else None)
+    further = fast.fit(replace(problem, start=first, goes_on=True), still, run)
+    assert seen[0]["steps"] == 2 + 1
+    for before, after in zip(first.networks.parameters(), further.networks.parameters(), strict=True):
+        assert torch.allclose(before, after, atol=1e-5)
 
 
 def test_a_mask_that_leaves_a_side_without_data_is_refused() -> None:
