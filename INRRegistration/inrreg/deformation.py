@@ -19,19 +19,13 @@ from inrreg import protocol
 from inrreg.fade import MOST_NODES, choose_margins, pad
 from inrreg.fields import Field, from_spec
 from inrreg.geometry import Frame, Grid
+from inrreg.inversion import inverse_grid
 from inrreg.memory import in_chunks
 from inrreg.protocol import UserError
-from inrreg.transforms import Affine, Chain, DisplacementGrid, Inverse, PointMap, invert, read_transform, sample_on
+from inrreg.transforms import Affine, Chain, DisplacementGrid, PointMap, invert, read_transform, sample_on
 
 TOLERANCE = 0.1
 """Largest interpolation error, in mm, for which `displacement.nrrd` may be coarser than the fixed image."""
-RETURN, RETURN_VOXELS = 0.2, 0.06
-"""How far there and back by the exported fields may miss for both to have one grid: in mm, or in the fixed image's
-smallest spacing where that is more."""
-RETURNING, RARE = 20_000, 99.8
-"""Points of the fixed image that go there and back, and the percentile of what they miss: organs are a small part."""
-FINEST, MOST_BACK = 3.0, MOST_NODES // 4
-"""How many times finer than the exported field, along its coarsest axis, its inverse may be, and about its nodes."""
 FEW = 200
 """Points at which a spacing is tried before it is looked at closely."""
 MOST_INNER = MOST_NODES // 2
@@ -195,8 +189,7 @@ class Deformation:
     def inverse_field(self) -> sitk.Image:
         """The inverse of `displacement_field` over the same box, which the whole map takes onto itself.
 
-        On the same grid where going there and back keeps to `RETURN`, else on one with one spacing along all axes, as
-        fine as that needs: where a map compresses, its inverse bends more within a cell than the map does.
+        On a grid of its own, as fine as it needs (`inrreg.inversion`).
         """
         return _field_image(self._inverse.grid, self._inverse.vectors)
 
@@ -216,19 +209,7 @@ class Deformation:
 
     @cached_property
     def _inverse(self) -> DisplacementGrid:
-        grid, voxel = self.padded_grid, self.grid.spacing.min()
-        there = DisplacementGrid(self._exported, grid)
-        back = DisplacementGrid(sample_on(Inverse(there), grid), grid)
-        last = np.array(self.grid.size) - 1
-        points = self.grid.to_world(np.random.default_rng(0).random((RETURNING, 3)) * last)
-        missed = np.percentile(np.linalg.norm(back.map(there.map(points)) - points, axis=1), RARE)
-        # the coarsest axis tells the error, at worst in proportion
-        wanted = grid.spacing.max() / min(missed / max(RETURN, RETURN_VOXELS * voxel), FINEST)
-        spacing = max(wanted, (grid.extent.prod() / MOST_BACK) ** (1 / 3))
-        if spacing >= grid.spacing.max():
-            return back
-        finer = grid.resampled(spacing)
-        return DisplacementGrid(sample_on(Inverse(there, back), finer), finer)
+        return inverse_grid(DisplacementGrid(self._exported, self.padded_grid), self.grid)
 
     def _inner_grid(self) -> Grid:
         cells = np.round(self.grid.extent / self.spacing).astype(int)

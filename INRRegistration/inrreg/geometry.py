@@ -150,12 +150,7 @@ class Volume:
         """`sample` at what `locate` gave."""
         if self.data.device.type == "mps":  # where torch samples no volumes, or not in every version
             return trilinear(self.data[0], located)
-        count = located[..., 0].numel()
-        parts = next(n for n in range(min(PARTS, max(count, 1)), 0, -1) if count % n == 0)
-        grid = located.reshape(parts, 1, 1, -1, 3)
-        data = self.data.expand(parts, -1, -1, -1, -1)
-        values = F.grid_sample(data, grid, mode="bilinear", padding_mode="border", align_corners=True)
-        return values.transpose(0, 1).reshape(self.data.shape[1], *located.shape[:-1])
+        return interpolate(self.data, located)
 
     def contains(self, points: Tensor, *, beyond: float = 1e-4) -> Tensor:
         """Whether normalized points (..., 3) lie at most `beyond` voxels from the outermost centres; (...) bool."""
@@ -167,6 +162,18 @@ class Volume:
         # plain numbers: a tensor of them would make each step wait for a GPU
         most_x, most_y, most_z = (1 + 2 * beyond / max(size - 1, 1) for size in self.data.shape[:1:-1])
         return (x <= most_x) & (y <= most_y) & (z <= most_z)
+
+
+def interpolate(data: Tensor, located: Tensor) -> Tensor:
+    """Trilinear values (C, ...) of `data` (1, C, D, H, W) at torch's grid_sample coordinates (..., 3), on all threads.
+
+    Beyond the border, the border's value.
+    """
+    count = located[..., 0].numel()
+    parts = next(n for n in range(min(PARTS, max(count, 1)), 0, -1) if count % n == 0)
+    grid = located.reshape(parts, 1, 1, -1, 3)
+    values = F.grid_sample(data.expand(parts, -1, -1, -1, -1), grid, padding_mode="border", align_corners=True)
+    return values.transpose(0, 1).reshape(data.shape[1], *located.shape[:-1])
 
 
 def trilinear(data: Tensor, located: Tensor) -> Tensor:

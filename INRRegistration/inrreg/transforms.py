@@ -14,10 +14,9 @@ from typing import Protocol
 import numpy as np
 import SimpleITK as sitk
 import torch
-import torch.nn.functional as F
 
 from inrreg.dicom import is_dicom, read_registration
-from inrreg.geometry import Grid
+from inrreg.geometry import Grid, interpolate
 from inrreg.images import read_header, read_voxels
 from inrreg.protocol import UserError
 
@@ -87,9 +86,9 @@ class DisplacementGrid:
         index = self.grid.to_index(points)
         located = torch.as_tensor(index / np.maximum((size - 1) / 2, 0.5) - 1)
         data = torch.as_tensor(self.vectors).permute(3, 0, 1, 2)[None]
-        moved = F.grid_sample(data, located[None, None, None], padding_mode="border", align_corners=True)
+        moved = interpolate(data, located)
         inside = ((index >= -0.5) & (index < size - 0.5)).all(1, keepdims=True)
-        return points + np.where(inside, moved[0, :, 0, 0].T.numpy(), 0.0)
+        return points + np.where(inside, moved.T.numpy(), 0.0)
 
 
 @dataclass(frozen=True)
