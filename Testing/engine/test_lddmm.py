@@ -108,7 +108,7 @@ def test_points_carried_far_apart_tell_the_rest_of_a_smooth_flow() -> None:
         assert (paths.displacement(field) - exact).norm() < 0.1 * exact.norm()
 
 
-@pytest.mark.parametrize(("size", "finer"), [(0.004, False), (0.03, True)])
+@pytest.mark.parametrize(("size", "finer"), [(0.004, False), (0.03, True), (0.06, True)])
 def test_the_exported_inverse_is_as_fine_as_there_and_back_needs(size: float, finer: bool) -> None:
     grid = Grid((20, 18, 16), np.zeros(3), 3.0 * np.eye(3))
     frame = Frame.covering(grid)
