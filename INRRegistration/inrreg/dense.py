@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from inrreg.constraints import constraints
 from inrreg.continuation import fewer, take_over
 from inrreg.fields import Field, Lattice, LatticeGeometry, Separable
+from inrreg.guidance import release
 from inrreg.lattices import ImageLattice
 from inrreg.optimization import Run, cosine, descend
 from inrreg.problem import Problem
@@ -108,6 +109,7 @@ def fit_stages(
         residual = torch.optim.Adam(residuals, betas=MOMENTA) if residuals else None
         for part in run.stage(f"{settings.image_spacing[number]:g} mm ({number + 1} of {count})", steps):
             terms = losses()
+            release(terms, run.part)
             if residual:
                 residual.zero_grad(set_to_none=True)
             descend(optimizer, rate((before + part * steps) / total), terms)

@@ -1,4 +1,9 @@
-"""Guidance by hand: point pairs that the user placed pull the field, as a loss that every method adds to its own."""
+"""Guidance by hand: point pairs that the user placed pull the field, as a loss that every method adds to its own.
+
+A pull that the images cannot hold against makes a spike: the point alone is where the user put it. So a point weighs
+as what it stands for, a part of the image, and its pull is released in the course of the optimization: it brings its
+neighbourhood to where the images take over, which then decide, as far as they tell anything.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,10 @@ from torch import Tensor
 from inrreg.landmarks import Pairs
 from inrreg.problem import Problem
 
-WEIGHT = 0.03
-"""Of the loss, beside a similarity loss from 0 to 2."""
+WORTH = 2400.0
+"""mm³ of the image: as much as a similarity loss of 1 there weighs, at the start, each mm that a point is off."""
+RELEASED = 0.02
+"""What is left of it at the end."""
 
 REACH = 2.0
 """mm: residuals up to here pull in proportion to themselves, larger ones alike."""
@@ -19,14 +26,22 @@ SAME = 1.0
 
 
 def guidance_loss(displacement: Tensor, problem: Problem) -> Tensor:
-    """The mean pseudo-Huber loss of the residuals in mm (Charbonnier et al. 1997): one wrong pair does not rule.
+    """The pseudo-Huber loss of the residuals in mm (Charbonnier et al. 1997), summed: one wrong pair does not rule.
 
-    `displacement` (G, 3), normalized, is the field's at the points `problem.guides[0]`.
+    Over the whole image's volume, as similarity and regularization are means over it: a pair pulls as hard however
+    many there are, and in an image of any size. `displacement` (G, 3), normalized, is the field's at the points
+    `problem.guides[0]`.
     """
     start, end = problem.guides
     residual = (problem.before(start + displacement) - end) * problem.frame.scale
     squared = residual.square().sum(-1) / REACH**2
-    return WEIGHT * ((1 + squared).sqrt() - 1).mean()
+    return WORTH * REACH / float(np.prod(problem.grid.extent)) * ((1 + squared).sqrt() - 1).sum()
+
+
+def release(terms: dict[str, Tensor], part: float) -> None:
+    """Weaken the guidance among a loss's terms, geometrically: `part` of the optimization is done, 0 to 1."""
+    if "guidance" in terms:
+        terms["guidance"] = RELEASED**part * terms["guidance"]
 
 
 def independent(pairs: Pairs, guides: Pairs | None) -> Pairs:

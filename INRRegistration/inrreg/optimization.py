@@ -45,6 +45,8 @@ class Run:
         self.deadline = self.started + time_budget if time_budget else math.inf
         self.field: Field | None = None
         """The field that is being optimized: its method sets it, whoever shows it evaluates it."""
+        self.part = 0.0
+        """How much of all stages is done, 0 to 1: set at each step."""
         self.restarts = 0
         """How often the optimization diverged and was begun anew."""
         self.look: Callable[[Field, bool], None] = lambda field, stage_ends: None
@@ -121,7 +123,7 @@ class Run:
         """
         self._stage, begin = name, time.perf_counter()
         self._losses, self._settled = [], False
-        cost, worked = self._costs.pop(0), self._worked
+        cost, worked, done = self._costs.pop(0), self._worked, self._done
         share = (self.deadline - begin) * cost / (self._work - worked)
         for step in range(steps):
             part = max(step / steps, (time.perf_counter() - begin) / share if share > 0 else 1.0)
@@ -130,6 +132,7 @@ class Run:
                 break
             self.check_cancelled()
             self._step_work = cost / steps
+            self.part = (done + min(part, 1.0) * steps) / self._total
             yield min(part, 1.0)
             self._done += 1
             self._worked += self._step_work

@@ -253,7 +253,7 @@ def test_guiding_points_pull_the_way_back_too() -> None:
     problem = aligned(guidance=Pairs(fixed, ends, ("a", "b"), "order", {}))
     assert constraints(true.value, problem)["guidance"] < 1e-6
     assert constraints(true.back, problem.reversed())["guidance"] < 1e-6
-    assert constraints(torch.zeros_like, problem.reversed())["guidance"] > 0.01
+    assert constraints(torch.zeros_like, problem.reversed())["guidance"] > 1e-3
 
 
 def test_a_border_is_met_on_the_way_back_where_it_is_met_on_the_way_there() -> None:

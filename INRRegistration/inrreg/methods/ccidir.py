@@ -64,6 +64,7 @@ def optimize(networks: list[Field], problem: Problem, settings: CcidirSettings, 
 
     from inrreg.cyclic import CycleLoss
     from inrreg.fields import Cycle
+    from inrreg.guidance import release
     from inrreg.information import doubt
     from inrreg.optimization import cosine, descend
 
@@ -73,6 +74,7 @@ def optimize(networks: list[Field], problem: Problem, settings: CcidirSettings, 
     run.plan([steps])
     for part in run.stage("both networks", steps):
         terms = loss(field.there, field.back)
+        release(terms, run.part)
         descend(optimizer, rate(part), terms)
         run.report(terms)
     run.field = Cycle(*networks, *doubt(problem, field.there))

@@ -56,6 +56,7 @@ def fit(problem: Problem, settings: CidirSettings, run: Run) -> Field:
     from inrreg.conditioning import MIDDLE, Strata, weight
     from inrreg.continuation import fewer, take_over
     from inrreg.fields import Conditioned
+    from inrreg.guidance import release
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
     from inrreg.regularization import bending, hyperelastic, jacobian_deviation
@@ -76,6 +77,7 @@ def fit(problem: Problem, settings: CidirSettings, run: Run) -> Field:
         terms, jet = loss(field, order)
         terms.pop("labels", None)  # they judge alpha afterwards
         terms[name] = weight(field.alpha, WEIGHTS[name], settings.decades) * terms_of[name](jet)
+        release(terms, run.part)
         descend(optimizer, rate(part), terms)
         field.alpha = MIDDLE  # what a look at the field meanwhile shows
         run.report(terms)

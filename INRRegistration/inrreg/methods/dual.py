@@ -66,6 +66,7 @@ def fit(problem: Problem, settings: DualSettings, run: Run) -> Field:
 
     from inrreg.continuation import fewer, take_over
     from inrreg.fields import Dual
+    from inrreg.guidance import release
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
 
@@ -96,6 +97,7 @@ def fit(problem: Problem, settings: DualSettings, run: Run) -> Field:
         branches = "both branches" if field.c_fine.requires_grad else "coarse branch"
         for part in run.stage(f"{branches}, sigma {sigma:g}", steps):
             losses = terms(loss, field, settings)
+            release(losses, run.part)
             descend(optimizer, rate((done + part * steps) / total), losses)
             run.report(losses)
         done += steps

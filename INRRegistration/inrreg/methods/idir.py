@@ -78,6 +78,7 @@ def fit(problem: Problem, settings: IdirSettings, run: Run) -> Field:
 
     from inrreg.continuation import fewer, take_over
     from inrreg.fields import Siren
+    from inrreg.guidance import release
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
 
@@ -90,6 +91,7 @@ def fit(problem: Problem, settings: IdirSettings, run: Run) -> Field:
     run.plan([steps])
     for part in run.stage("network", steps):
         losses = terms(loss, field, settings)
+        release(losses, run.part)
         descend(optimizer, rate(part), losses)
         run.report(losses)
     return field

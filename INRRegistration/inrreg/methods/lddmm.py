@@ -65,6 +65,7 @@ def fit(problem: Problem, settings: LddmmSettings, run: Run) -> Field:
 
     from inrreg.continuation import take_over
     from inrreg.fields import Flow, LatticeGeometry, TimedSiren
+    from inrreg.guidance import release
     from inrreg.lddmm import Coarse, check_steps, random_energy, velocity_of
     from inrreg.optimization import cosine, descend
     from inrreg.pointwise import PointLoss
@@ -97,6 +98,7 @@ def fit(problem: Problem, settings: LddmmSettings, run: Run) -> Field:
             if round(part * steps) % ADAPTED == 0:
                 flow.adapt(box.draw(LOOKED_AT))
             terms, _ = loss(flow, order=1)
+            release(terms, run.part)
             if "labels" in terms:
                 terms["labels"] = settings.labels * terms["labels"]
             terms["energy"] = random_energy(flow, box.draw(count), *energy_of)

@@ -68,6 +68,7 @@ def fit(problem: Problem, settings: LddmmLightSettings, run: Run) -> Field:
     from inrreg.constraints import constraints
     from inrreg.continuation import take_over
     from inrreg.fields import Flow, LatticeGeometry, TimedSeparable, VelocityLattice
+    from inrreg.guidance import release
     from inrreg.lattices import ImageLattice
     from inrreg.lddmm import Coarse, Paths, check_steps, lattice_energy, velocity_of
     from inrreg.optimization import cosine, descend
@@ -115,6 +116,7 @@ def fit(problem: Problem, settings: LddmmLightSettings, run: Run) -> Field:
                 "energy": lattice_energy(flow.velocity, *energy_of),
             }
             terms |= constraints(flow.value, problem)
+            release(terms, run.part)
             descend(optimizer, rate((before + part * steps) / total), terms)
             run.report(terms)
         before += steps
