@@ -28,10 +28,17 @@ app = typer.Typer(
 _out = Console(soft_wrap=True, highlight=False, emoji=False)
 _err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
-FilePath = Annotated[str, typer.Option(metavar="FILE", show_default=False)]
-MaskOption = Annotated[
-    str, typer.Option(metavar="FILE", show_default=False, help="Or auto: the body; lungs: the lungs of a CT.")
-]
+
+def _file(text: str) -> typer.models.OptionInfo:
+    """A file that may be given."""
+    return typer.Option(metavar="FILE", show_default=False, help=text)
+
+
+ImageOption = Annotated[str, _file("For the figures that need it, and the report's pictures; else the job's own.")]
+LabelsOption = Annotated[str, _file("Structures, numbered alike in both images: what the method compares, or judges.")]
+LandmarksOption = Annotated[str, _file("Corresponding points, which judge the result; see `inrreg points`.")]
+GuideOption = Annotated[str, _file("Corresponding points that pull the field towards each other.")]
+MaskOption = Annotated[str, _file("Or auto: the body; lungs: the lungs of a CT.")]
 TransformOption = Annotated[
     str, typer.Option("--transform", metavar="DIR_OR_FILE", help="A result folder or a transform file.")
 ]
@@ -75,25 +82,17 @@ def register(
     preset: Annotated[str, typer.Option(help="See `inrreg presets`.")] = protocol.DEFAULT_PRESET,
     fixed_mask: MaskOption = "",
     moving_mask: MaskOption = "",
-    fixed_labels: FilePath = "",
-    moving_labels: FilePath = "",
-    fixed_landmarks: FilePath = "",
-    moving_landmarks: FilePath = "",
-    guide_fixed: FilePath = "",
-    guide_moving: FilePath = "",
-    sliding: Annotated[
-        str, typer.Option(metavar="FILE", show_default=False, help="A mask of the fixed image whose border may slide.")
-    ] = "",
-    rigid: Annotated[
-        str, typer.Option(metavar="FILE", show_default=False, help="Labels of the fixed image's rigid structures.")
-    ] = "",
-    exclude: Annotated[
-        str, typer.Option(metavar="FILE", show_default=False, help="A mask of the fixed image that is not compared.")
-    ] = "",
-    initial_transform: FilePath = "",
-    prior: Annotated[
-        str, typer.Option(metavar="FILE", show_default=False, help="What `inrreg train-prior` wrote, for reindir.")
-    ] = "",
+    fixed_labels: LabelsOption = "",
+    moving_labels: LabelsOption = "",
+    fixed_landmarks: LandmarksOption = "",
+    moving_landmarks: LandmarksOption = "",
+    guide_fixed: GuideOption = "",
+    guide_moving: GuideOption = "",
+    sliding: Annotated[str, _file("A mask of the fixed image whose border may slide.")] = "",
+    rigid: Annotated[str, _file("Labels of the fixed image's rigid structures.")] = "",
+    exclude: Annotated[str, _file("A mask of the fixed image that is not compared.")] = "",
+    initial_transform: Annotated[str, _file("From fixed to moving, as SimpleITK reads it: where to begin.")] = "",
+    prior: Annotated[str, _file("What `inrreg train-prior` wrote, for reindir.")] = "",
     prealign: Annotated[str, typer.Option(help="none, rigid or affine.")] = "none",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads, 0 for the library's choice.")] = 0,
@@ -307,13 +306,13 @@ def jacobian(
 @app.command()
 def evaluate(
     transform: TransformOption,
-    fixed: FilePath = "",
-    moving: FilePath = "",
+    fixed: ImageOption = "",
+    moving: ImageOption = "",
     fixed_mask: MaskOption = "",
-    fixed_labels: FilePath = "",
-    moving_labels: FilePath = "",
-    fixed_landmarks: FilePath = "",
-    moving_landmarks: FilePath = "",
+    fixed_labels: LabelsOption = "",
+    moving_labels: LabelsOption = "",
+    fixed_landmarks: LandmarksOption = "",
+    moving_landmarks: LandmarksOption = "",
     alpha: AlphaOption = None,
     tolerance: Annotated[list[str] | None, TOLERANCE] = None,
     report: Annotated[
@@ -323,7 +322,7 @@ def evaluate(
 ) -> None:
     """Target registration error, overlap of structures and regularity of a transform."""
     from inrreg.deformation import load_transform
-    from inrreg.evaluation import located, of_transform
+    from inrreg.evaluation import doubts, located, of_transform
 
     if report:
         from inrreg.report import check_packages, write_report
@@ -351,9 +350,13 @@ def evaluate(
     files = located(job, files, result)
     if report:
         write_report(report, metrics, mapping, job, files)
+        if not {"fixed", "moving"} <= files.keys():
+            _err.print("Warning: The report has no pictures: name both images by --fixed and --moving.")
     if json:
         _out.print_json(data=metrics)
     else:
+        for _, sentence in doubts(metrics):
+            _err.print(f"Warning: {escape(sentence)}")
         _out.print(metrics_table(metrics))
         _out.print(verdict_table(metrics["verdict"]))
 

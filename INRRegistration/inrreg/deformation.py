@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from inrreg import protocol
 from inrreg.fade import MOST_NODES, choose_margins, pad
@@ -279,12 +279,13 @@ class Deformation:
                 sitk.WriteImage(image, str(folder / name))  # smooth numbers hardly compress, and that takes time
             names = [_write_part(part, folder / f"before_{n}") for n, part in enumerate(self.before, 1)]
             self._save_model(folder, names)
-        except (RuntimeError, SafetensorError):  # SimpleITK's and safetensors' words for a full disk and the like
+        except RuntimeError:  # SimpleITK's word for a full disk and the like
             raise OSError(f"{folder} cannot be written") from None
 
     def _save_model(self, folder: Path, names: list[str]) -> None:
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self.field.state_dict().items()}
-        save_file(tensors, folder / "model.safetensors")
+        # not save_file, whose file only its owner may read
+        (folder / "model.safetensors").write_bytes(save(tensors))
         description = {
             "version": protocol.VERSION,
             "field": self.field.spec(),
@@ -314,6 +315,8 @@ class Deformation:
     @classmethod
     def _load(cls, folder: Path) -> Deformation:
         description = folder / "model.json"
+        if folder.is_file():
+            raise UserError("model", f"{folder} is a file.", "Name the folder that a registration has left.")
         if description.is_file() and description.stat().st_size > _MOST_BYTES:
             raise UserError("model", f"The model in {folder} is damaged (its description is too long).")
         data: dict[str, Any] = protocol.read_json(description)

@@ -52,6 +52,10 @@ MOTION, MOTION_SHARE = 100.0, 0.3
 no anatomy explains it."""
 VOLUME_CHANGE = 0.7
 """SD of the logarithm of the Jacobian determinant from which a user is warned: a factor of two, up and down."""
+WORSE = 0.005
+"""Correlation that is lost at least where images are said to match less: of equal ones interpolation takes a little."""
+SAMPLED = 1.0
+"""mm between model and displacement field from which a user is warned."""
 ALIKE = 0.2
 """Correlation below which two registered images have nothing in common that a registration could go by."""
 
@@ -290,9 +294,13 @@ def jacobian(transform: PointMap, grid: Grid, mask: np.ndarray | None) -> dict[s
     parts = {"whole": range(math.prod(shape))}
     if mask is not None:
         parts["mask"] = np.flatnonzero(mask)
-    return {
+    found = {
         name: jacobian_summary(_determinant(transform, _thinned(grid, voxels, _MOST))) for name, voxels in parts.items()
     }
+    # the mask's points lie closer, and are points of the whole, too
+    for name, extreme in (("min", min), ("max", max)):
+        found["whole"][name] = extreme(row[name] for row in found.values())
+    return found
 
 
 def determinant_map(deformation: Deformation, done: Callable[[int, int], None]) -> sitk.Image:
@@ -380,9 +388,14 @@ def doubts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     if any(each["max"] > RIGID for each in metrics.get("rigid", {}).values()):
         name, worst = max(metrics["rigid"].items(), key=lambda item: item[1]["max"])
         found.append(("rigid", f"Structure {name} is up to {worst['max']:.2f} mm from rigid: another touches it."))
+    if metrics.get("interpolation_error", 0) > SAMPLED:
+        size = (
+            f"On the voxels of the fixed image the displacement field is up to {metrics['interpolation_error']:.1f} mm"
+        )
+        found.append(("sampling", f"{size} from the model, which the figures judge: export it at a finer spacing."))
     if metrics.get("fade", 1) <= 0:
         found.append(("fade", "The motion is too large to fade out beyond the fixed image without folding there."))
-    if match and match["after"] < match["before"]:
+    if match and match["after"] < match["before"] - WORSE:
         found.append(("worse", f"The images match less after the registration than before it. {causes}"))
     elif match and match["after"] < ALIKE:
         value = f"The images hardly correlate after the registration either ({match['after']:.2f})."

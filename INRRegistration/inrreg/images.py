@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from inrreg import protocol
 from inrreg.abandoned import beside, remove_abandoned
 from inrreg.geometry import Grid
 from inrreg.intensities import check
@@ -136,8 +137,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def read_header(path: str | Path, name: str) -> sitk.ImageFileReader:
     """The header of a three-dimensional image, read without its voxels. Raises `UserError` as `read_image`."""
     path = Path(path)
+    if path.is_dir():
+        hint = "Name one file; a DICOM series has to be saved as one first, by Slicer for instance."
+        raise UserError("file", f"The {name} {path} is a folder.", hint)
     if not path.is_file():
-        raise UserError("file", f"The {name} {path} does not exist.")
+        hint = f"Name a file, or one of: {', '.join(protocol.AUTOMATIC_MASKS)}." if "mask" in name else ""
+        raise UserError("file", f"The {name} {path} does not exist.", hint)
     if not is_finite(path):
         hint = "Write the file again with the program that made it."
         raise UserError("image", f"The header of the {name} {path} holds numbers that are infinite or none.", hint)

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from inrreg.encoder import Encoder
@@ -177,10 +177,9 @@ class Prior:
         tensors = {name: each.detach().cpu().contiguous() for name, each in self.modules.state_dict().items()}
         partial = path.with_name(path.name + ".partial")
         try:
-            save_file({**tensors, **(extra or {})}, partial, {"prior": json.dumps(description, allow_nan=False)})
+            content = save({**tensors, **(extra or {})}, {"prior": json.dumps(description, allow_nan=False)})
+            partial.write_bytes(content)
             partial.replace(path)
-        except SafetensorError as error:
-            raise OSError(f"{path} cannot be written ({error})") from None
         finally:
             partial.unlink(missing_ok=True)
 

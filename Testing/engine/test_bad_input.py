@@ -133,7 +133,7 @@ def run(*arguments: object) -> tuple[int, str]:
 
 def process(*arguments: object) -> subprocess.CompletedProcess:
     """The command as a process of its own."""
-    command = [sys.executable, "-c", "from inrreg.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-m", "inrreg", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -156,7 +156,7 @@ def listing(folder: Path) -> dict[str, bytes]:
 BAD: dict[str, tuple[Callable[[Path], list[Any]], str]] = {
     "missing fixed": (lambda f: pair(f, "none.nrrd"), "does not exist"),
     "missing moving": (lambda f: pair(f, moving="none.nrrd"), "does not exist"),
-    "a folder as image": (lambda f: pair(f, "."), "does not exist"),
+    "a folder as image": (lambda f: pair(f, "."), "is a folder"),
     "unreadable": (lambda f: pair(f, "noise.nrrd"), "cannot be read as an image"),
     "not an image": (lambda f: pair(f, "words.csv"), "cannot be read as an image"),
     "cut short": (lambda f: pair(f, moving="cut.nrrd"), "cannot be read as an image"),
@@ -345,6 +345,14 @@ OTHER: dict[str, tuple[Callable[[Path, Path, Path], list[Any]], str]] = {
     "evaluate: labels without partner": (
         lambda f, r, o: ["evaluate", "--transform", r, "--fixed-labels", f / "labels_1.nrrd"],
         "needed together",
+    ),
+    "evaluate: a report of another kind": (
+        lambda f, r, o: ["evaluate", "--transform", r, "--report", o / "report.pdf"],
+        "end in .html",
+    ),
+    "export: a transform file": (
+        lambda f, r, o: ["export", "--transform", r / "displacement.nrrd", "--output", o / "t.h5"],
+        "Name the folder",
     ),
     "evaluate: nothing": (lambda f, r, o: ["evaluate", "--transform", f / "none"], "does not exist"),
     "evaluate: missing mask": (

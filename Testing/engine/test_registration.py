@@ -98,6 +98,7 @@ def test_result_folder_is_complete(finished: tuple[Path, dict[str, Any], list[Me
     assert read_json(folder / "metrics.json") == json.loads(json.dumps(metrics))
     assert "finished after" in (folder / "log.txt").read_text()
     assert (folder.stat().st_mode & 0o777) == 0o755
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}  # others may read it, too
     field = sitk.ReadImage(str(folder / "displacement.nrrd"))
     assert field.GetMetaData("displacement field type") == "resampling"
 

@@ -87,6 +87,17 @@ def test_a_good_result_is_not_doubted(pair: Job) -> None:
     assert codes(figures(pair, lambda x: 0 * x)) == set()
 
 
+def test_what_interpolation_takes_from_equal_images_is_no_doubt() -> None:
+    match = {"before": 1.0, "overlap": 1.0}
+    assert codes({"similarity": match | {"after": 0.99}}) == {"worse"}
+    assert codes({"similarity": match | {"after": 0.99998}}) == set()
+
+
+def test_a_field_that_its_voxels_do_not_hold_is_told_of() -> None:
+    assert codes({"interpolation_error": 0.4}) == set()
+    assert "1.8 mm" in said({"interpolation_error": 1.78}, "sampling")
+
+
 def test_a_result_worse_than_none_says_so_with_its_causes(pair: Job) -> None:
     metrics = figures(pair, lambda x: 0 * x + torch.tensor([0.25, 0.0, 0.0]))
     assert "worse" in codes(metrics)

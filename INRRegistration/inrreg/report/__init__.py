@@ -49,6 +49,11 @@ def write_report(
     matplotlib, (code `output`) where it cannot be written.
     """
     check_packages()
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(
+            "output", f"A report is a page in HTML, which {path.name} is not.", "Let its name end in .html."
+        )
     from jinja2 import Environment
 
     marks = metrics.get("landmarks") or {}
@@ -63,7 +68,6 @@ def write_report(
         histogram=_embedded(histogram(marks["errors_before"], marks["errors"])) if "errors" in marks else None,
         pictures=_pictures(metrics, transform, files),
     )
-    path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
