@@ -92,7 +92,7 @@ def diverging_colours() -> Any:
     node.SetTypeToUser()
     node.SetNumberOfColors(256)
     anchors = np.array([[0.02, 0.19, 0.42], [0.26, 0.58, 0.76], [0.97, 0.97, 0.97], [0.84, 0.38, 0.30], [0.4, 0, 0.12]])
-    for index, at in enumerate(np.linspace(0, 4, 256)):
-        colour = [np.interp(at, range(5), anchors[:, channel]) for channel in range(3)]
+    colours = np.stack([np.interp(np.linspace(0, 4, 256), range(5), channel) for channel in anchors.T], -1)
+    for index, colour in enumerate(colours.tolist()):
         node.SetColor(index, f"{index / 127.5 - 1:+.2f}", *colour, 1.0)
     return slicer.mrmlScene.AddNode(node)

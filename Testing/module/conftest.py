@@ -139,17 +139,17 @@ class User:
     def check_no_long_stop(self, action, prepare=lambda: None):
         """Do something during which the event loop stops for 50 ms at most; the stops in milliseconds.
 
-        Once more where it does not by the clock: this computer may be a busy one.
+        Once more where it does not: this computer may be a busy one, and a thread is charged for what the system does
+        in its name, such as to find it memory.
         """
         for _ in range(2):
             prepare()
             self.gaps.start()
             action()
             worst = self.gaps.stop()
-            assert worst < 50
-            if self.gaps.wall < 50:
+            if max(worst, self.gaps.wall) < 50:
                 break
-        assert self.gaps.wall < 50
+        assert max(worst, self.gaps.wall) < 50
         return worst, self.gaps.wall
 
     @property
