@@ -38,7 +38,7 @@ ImageOption = Annotated[str, _file("For the figures that need it, and the report
 LabelsOption = Annotated[str, _file("Structures, numbered alike in both images: what the method compares, or judges.")]
 LandmarksOption = Annotated[str, _file("Corresponding points, which judge the result; see `inrreg points`.")]
 GuideOption = Annotated[str, _file("Corresponding points that pull the field towards each other.")]
-MaskOption = Annotated[str, _file("Or auto: the body; lungs: the lungs of a CT.")]
+MaskOption = Annotated[str, _file("What is compared; or auto: the body; lungs: the lungs of a CT.")]
 TransformOption = Annotated[
     str, typer.Option("--transform", metavar="DIR_OR_FILE", help="A result folder or a transform file.")
 ]
