@@ -64,7 +64,7 @@ def in_format(bits: int) -> Any:
     """While this is entered, hidden layers multiply in that format wherever gradients are taken."""
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if not torch.is_grad_enabled():
+        if not (weight.requires_grad and torch.is_grad_enabled()):
             return exact(x, weight, bias)
         product = RoundedProduct.apply(x, weight, bits)
         return product if bias is None else product + bias

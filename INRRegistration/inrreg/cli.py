@@ -325,9 +325,10 @@ def evaluate(
     from inrreg.evaluation import doubts, located, of_transform
 
     if report:
-        from inrreg.report import check_packages, write_report
+        from inrreg.report import check_ending, check_packages, write_report
 
         check_packages()
+        check_ending(report)
     for name, one, other in (
         ("labels", fixed_labels, moving_labels),
         ("landmarks", fixed_landmarks, moving_landmarks),

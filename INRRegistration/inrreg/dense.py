@@ -99,7 +99,6 @@ def fit_stages(
     rate = cosine(highest, settings.final_rate)
     own /= problem.frame.scale
     own_rate = cosine(own, RESIDUAL_END * own)
-    total, before = sum(counts[n] for n in numbers), 0
     run.plan([counts[n] for n in numbers], [settings.image_spacing[n] ** -3 for n in numbers])
     for number in numbers:
         steps, (field, losses) = counts[number], made.pop(number, None) or stage(number)
@@ -112,7 +111,7 @@ def fit_stages(
             release(terms, run.part)
             if residual:
                 residual.zero_grad(set_to_none=True)
-            descend(optimizer, rate((before + part * steps) / total), terms)
+            descend(optimizer, rate(run.part), terms)
             if residual:
                 for group in residual.param_groups:
                     group["lr"] = own_rate(part)
@@ -120,7 +119,6 @@ def fit_stages(
             if not warm:  # what is left of a warm start is short already
                 run.settle(terms, settings.tolerance)
             run.report(terms)
-        before += steps
     return field
 
 

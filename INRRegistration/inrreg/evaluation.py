@@ -30,7 +30,7 @@ from inrreg.transforms import DisplacementGrid, PointMap, invert, numerical_jaco
 from inrreg.tuning import judging_part
 from inrreg.verdict import Tolerances, judge
 
-_MOST = 50_000
+MOST = 50_000
 """Points at which the Jacobian is taken; a larger grid is thinned evenly."""
 
 _FEW = 5_000
@@ -295,7 +295,7 @@ def jacobian(transform: PointMap, grid: Grid, mask: np.ndarray | None) -> dict[s
     if mask is not None:
         parts["mask"] = np.flatnonzero(mask)
     found = {
-        name: jacobian_summary(_determinant(transform, _thinned(grid, voxels, _MOST))) for name, voxels in parts.items()
+        name: jacobian_summary(_determinant(transform, _thinned(grid, voxels, MOST))) for name, voxels in parts.items()
     }
     # the mask's points lie closer, and are points of the whole, too
     for name, extreme in (("min", min), ("max", max)):
@@ -451,7 +451,7 @@ def rigidity(deformation: Deformation, problem: Problem) -> dict[str, dict[str, 
     """How far, in mm, each structure that is kept rigid is from the rigid motion nearest to it: RMS and largest."""
     labels, found = sitk.GetArrayViewFromImage(problem.rigid), {}
     for value in np.unique(labels[labels != 0]).tolist():
-        points = _thinned(problem.grid, np.flatnonzero(labels == value), _MOST)
+        points = _thinned(problem.grid, np.flatnonzero(labels == value), MOST)
         start, end = (torch.as_tensor(each)[None] for each in (points, deformation.map(points)))
         rotation, shift = nearest_motion(start, end)
         apart = (end - start @ rotation.mT - shift[:, None]).norm(dim=-1)

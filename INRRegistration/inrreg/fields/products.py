@@ -18,7 +18,7 @@ def hidden_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     gradients too, which leaves registrations as accurate as they are (`benchmarks.cheap`). What comes of it is
     evaluated exactly, and so is all that holds positions: at 11 bits a voxel's number in a large image is none.
     """
-    if x.is_cuda and torch.is_grad_enabled():
+    if x.is_cuda and weight.requires_grad and torch.is_grad_enabled():
         product = TensorCoreProduct.apply(x, weight)
         return product if bias is None else product + bias
     return F.linear(x, weight, bias)

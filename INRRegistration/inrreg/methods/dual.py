@@ -87,7 +87,6 @@ def fit(problem: Problem, settings: DualSettings, run: Run) -> Field:
     rate = cosine(settings.rate, settings.final_rate)
     voxel = float(problem.grid.spacing.min())
     run.plan(steps for steps, _ in stages)
-    total, done = sum(steps for steps, _ in stages), 0
     for number, (steps, sigma) in enumerate(stages):
         if settings.fine_share and number == min(1, len(stages) - 1) and not field.c_fine.requires_grad:
             known = {id(parameter) for parameter in field.active_parameters}
@@ -95,12 +94,11 @@ def fit(problem: Problem, settings: DualSettings, run: Run) -> Field:
             optimizer.add_param_group({"params": [p for p in field.active_parameters if id(p) not in known]})
         loss = PointLoss(problem, settings.points, round(settings.regularized * settings.points), sigma * voxel)
         branches = "both branches" if field.c_fine.requires_grad else "coarse branch"
-        for part in run.stage(f"{branches}, sigma {sigma:g}", steps):
+        for _ in run.stage(f"{branches}, sigma {sigma:g}", steps):
             losses = terms(loss, field, settings)
             release(losses, run.part)
-            descend(optimizer, rate((done + part * steps) / total), losses)
+            descend(optimizer, rate(run.part), losses)
             run.report(losses)
-        done += steps
     return field
 
 

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 import inrreg
 from inrreg.automask import mask as read_mask
-from inrreg.evaluation import doubts
+from inrreg.evaluation import MOST, doubts
 from inrreg.images import read_image
 from inrreg.pictures import Scene, check_matplotlib, histogram, planes
 from inrreg.protocol import SIMILARITY, Job, UserError
@@ -39,6 +39,14 @@ def check_packages() -> None:
     check_matplotlib()
 
 
+def check_ending(path: Path) -> None:
+    """Raise `UserError` (code `output`) for a file that would not be taken for a page."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(
+            "output", f"A report is a page in HTML, which {path.name} is not.", "Let its name end in .html."
+        )
+
+
 def write_report(
     path: str | Path, metrics: dict[str, Any], transform: PointMap, job: Job | None, files: dict[str, str]
 ) -> None:
@@ -46,14 +54,11 @@ def write_report(
 
     `files` has the names of `Job.FILES`: with both images there are pictures. `job`, if known, is the one that made
     the transform. The file appears complete or not at all. Raises `UserError` (code `package`) without jinja2 or
-    matplotlib, (code `output`) where it cannot be written.
+    matplotlib, (code `output`) where it cannot be written, or is
+    not called a page.
     """
     check_packages()
-    path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(
-            "output", f"A report is a page in HTML, which {path.name} is not.", "Let its name end in .html."
-        )
+    check_ending(path := Path(path))
     from jinja2 import Environment
 
     marks = metrics.get("landmarks") or {}
@@ -62,6 +67,7 @@ def write_report(
         m=metrics,
         version=inrreg.__version__,
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        most=MOST,
         warnings=[sentence for _, sentence in doubts(metrics)],
         names=job.label_names if job else {},
         facts=_facts(metrics, job),

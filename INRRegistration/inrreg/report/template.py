@@ -117,8 +117,8 @@ same distances, both directions together. Moving labels are warped by nearest ne
 <td class="number">{{ "%.3f"|format(100 * row.folding) }} %</td>
 <td class="number">{{ "%.3f"|format(row.sd_log) }}</td></tr>{% endfor %}
 </table>
-<p class="small">Each row at up to 100,000 points, spread evenly over its region: extremes between them are missed.
-Of the deformation alone, without prealignment and initial transform.</p>
+<p class="small">Each row at up to {{ "{:,}".format(most) }} points, spread evenly over its region: extremes between
+them are missed. Of a result of ours the deformation alone, without prealignment and initial transform.</p>
 {% if m.inverse %}
 <p>Inverse consistency: mean {{ "%.3f"|format(m.inverse.mean) }} mm, 99th percentile
 {{ "%.3f"|format(m.inverse.p99) }} mm, largest {{ "%.3f"|format(m.inverse.max) }} mm at {{ m.inverse["count"] }} points:
