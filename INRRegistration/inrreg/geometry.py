@@ -87,8 +87,8 @@ class Grid:
         size = tuple(int(n) + 1 for n in np.asarray(last) - np.asarray(first))
         return Grid(size, self.to_world(np.asarray(first)), self.matrix)
 
-    def resampled(self, spacing: float) -> Grid:
-        """A grid over the same box whose spacing is at most `spacing` mm, and equal to the box's ends."""
+    def resampled(self, spacing: float | np.ndarray) -> Grid:
+        """A grid over the same box, ends and all, whose spacing is at most `spacing` mm, one or (3,) along its axes."""
         steps = np.maximum(1, np.ceil(self.extent / spacing - 1e-6)).astype(int)
         return Grid(tuple(int(n) + 1 for n in steps), self.origin, self.direction * (self.extent / steps))
 

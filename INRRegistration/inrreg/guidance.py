@@ -26,16 +26,23 @@ SAME = 1.0
 
 
 def guidance_loss(displacement: Tensor, problem: Problem) -> Tensor:
-    """The pseudo-Huber loss of the residuals in mm (Charbonnier et al. 1997), summed: one wrong pair does not rule.
+    """What the pairs weigh, summed, over the whole image's volume, as similarity and regularization are means over it.
 
-    Over the whole image's volume, as similarity and regularization are means over it: a pair pulls as hard however
-    many there are, and in an image of any size. `displacement` (G, 3), normalized, is the field's at the points
-    `problem.guides[0]`.
+    So a pair pulls as hard however many there are, and in an image of any size.
+    """
+    return weights(displacement, problem).sum() / float(np.prod(problem.grid.extent))
+
+
+def weights(displacement: Tensor, problem: Problem) -> Tensor:
+    """What each pair weighs where the field has this displacement, (G,) mm³ of the image.
+
+    The pseudo-Huber loss of the residual in mm (Charbonnier et al. 1997): one wrong pair does not rule. `displacement`
+    (G, 3), normalized, is the field's at the points `problem.guides[0]`.
     """
     start, end = problem.guides
     residual = (problem.before(start + displacement) - end) * problem.frame.scale
     squared = residual.square().sum(-1) / REACH**2
-    return WORTH * REACH / float(np.prod(problem.grid.extent)) * ((1 + squared).sqrt() - 1).sum()
+    return WORTH * REACH * ((1 + squared).sqrt() - 1)
 
 
 def release(terms: dict[str, Tensor], part: float) -> None:

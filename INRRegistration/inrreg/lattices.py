@@ -84,9 +84,16 @@ class ImageLattice:
         """The same of any displacement at the samples, (D, H, W, 3)."""
         return self._loss(self.moving.locate(self.problem.before(self.points + displacement)))
 
+    def correlation_of(self, displacement: Tensor) -> Tensor:
+        """The local correlation, 0 where nothing counts, of any displacement at the samples: (D, H, W). No gradient."""
+        return self.ncc.at_samples(*self._warped(self.moving.locate(self.problem.before(self.points + displacement))))
+
     def _loss(self, located: Tensor) -> Tensor:
-        inside = self.problem.valid_located(located, self.moving)
-        return self.share * self.ncc(self.moving.sample_located(located)[0], inside)
+        return self.share * self.ncc(*self._warped(located))
+
+    def _warped(self, located: Tensor) -> tuple[Tensor, Tensor]:
+        """The moving image there, and 1 where that counts."""
+        return self.moving.sample_located(located)[0], self.problem.valid_located(located, self.moving)
 
     def _locate(self, coefficients: Tensor) -> Tensor:
         """Where the samples lie in the moving volume, (D, H, W, 3). Linear maps are taken to the few coefficients."""

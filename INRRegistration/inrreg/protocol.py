@@ -160,6 +160,8 @@ class Preset:
     """Whether one training answers for every strength of regularization."""
     prior: bool = False
     """Whether it may start from what `inrreg train-prior` learned."""
+    flow: bool = False
+    """Whether its field is a flow, which cannot fold: it is not put together with another."""
 
 
 @cache

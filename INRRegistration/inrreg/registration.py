@@ -25,6 +25,7 @@ from inrreg.automask import mask as read_mask
 from inrreg.deformation import Deformation, load_transform
 from inrreg.devices import choose_device, device_name
 from inrreg.fields import Ensemble, Field, Flow
+from inrreg.fusion import fit_guided
 from inrreg.geometry import Grid
 from inrreg.images import read_image, read_labels, write_image
 from inrreg.landmarks import Pairs, pair, read_points
@@ -124,8 +125,11 @@ def solve(
     def fit(problem: Problem, run: Run) -> Field:
         return fit_safely(method.fit, problem, settings, run)
 
+    def fit_parts(problem: Problem, run: Run) -> Field:
+        return fit(problem, run) if sliding is None else fit_sides(problem, sliding, fit, run)
+
     def fit_all(problem: Problem, run: Run) -> Field:
-        return (fit(problem, run) if sliding is None else fit_sides(problem, sliding, fit, run)).freeze()
+        return (fit_parts(problem, run) if preset.flow else fit_guided(problem, fit_parts, run)).freeze()
 
     if job.ensemble == 1:
         field = fit_all(problem, run)

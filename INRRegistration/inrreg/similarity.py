@@ -102,6 +102,19 @@ class LocalNcc:
         """The loss of a warped image (D, H, W); `inside` is 1 where it came from the moving image."""
         return _Correlation.apply(warped, self.mask * inside / self.count, self)
 
+    def at_samples(self, warped: Tensor, inside: Tensor) -> Tensor:
+        """The local correlation of a warped image, or its square, (D, H, W); 0 where nothing counts. No gradient."""
+        _, _, covariance, slope = self.moments(warped)
+        correlation = covariance * slope
+        return (correlation.square() if self.squared else correlation) * self.mask * inside
+
+    def moments(self, warped: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """In the windows: a warped image's mean and variance, its covariance with the fixed one, and what takes that
+        to a correlation."""
+        mean, square, product = self.window(torch.stack([warped, warped * warped, warped * self.fixed]))
+        variance = (square - mean * mean).clamp(min=0) + self.noise
+        return mean, variance, product - mean * self.mean, (variance * self.variance).rsqrt_()
+
 
 class _Correlation(torch.autograd.Function):
     """1 - the weighted sum of local correlations, or of their squares.
@@ -111,9 +124,7 @@ class _Correlation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, warped: Tensor, weight: Tensor, of: LocalNcc) -> Tensor:
-        mean, square, product = of.window(torch.stack([warped, warped * warped, warped * of.fixed]))
-        variance = (square - mean * mean).clamp(min=0) + of.noise
-        covariance, slope = product - mean * of.mean, (variance * of.variance).rsqrt_()
+        mean, variance, covariance, slope = of.moments(warped)
         if of.squared:  # its gradient is that of a sum whose weights are twice the correlations
             weight = 2 * weight * covariance * slope
         correlation = covariance.mul_(slope.mul_(weight))

@@ -14,12 +14,14 @@ import torch
 
 from inrreg import guidance
 from inrreg.deformation import Deformation
+from inrreg.fields import Field
+from inrreg.fusion import fit_guided
 from inrreg.geometry import Grid
 from inrreg.guidance import REACH, WORTH, guidance_loss
 from inrreg.landmarks import Pairs, Points, write_points
 from inrreg.optimization import Run
 from inrreg.problem import Problem
-from inrreg.protocol import Job, UserError, preset, presets
+from inrreg.protocol import Job, Settings, UserError, preset, presets
 from inrreg.registration import register
 from inrreg.torch_maps import Linear, Maps
 
@@ -54,6 +56,11 @@ def pairs_at(points: np.ndarray) -> Pairs:
     return Pairs(points, points + motion(points), ("",) * len(points), "order", {"fixed": (), "moving": ()})
 
 
+def fit_fast(problem: Problem, settings: Settings) -> Field:
+    method = importlib.import_module("inrreg.methods.fast")
+    return fit_guided(problem, lambda problem, run: method.fit(problem, settings, run), Run())
+
+
 def test_guides_mend_what_the_images_cannot_tell_and_bend_nothing_else() -> None:
     images, rng = pair_of_images(), np.random.default_rng(1)
     guides = pairs_at(9.0 * np.concatenate([np.eye(3), -np.eye(3), np.zeros((1, 3))]))
@@ -63,10 +70,10 @@ def test_guides_mend_what_the_images_cannot_tell_and_bend_nothing_else() -> None
     far = far[np.linalg.norm(far, axis=1) > RADIUS + 14]
     small = {"steps": (50, 25), "image_spacing": (11, 8), "node_spacing": (16, 12)}
     settings = preset("fast").settings.override({**small, "width": 64, "rate": 2e-3})
-    method, errors = importlib.import_module("inrreg.methods.fast"), {}
+    errors = {}
     for name, pairs in (("unguided", None), ("guided", guides)):
         problem = Problem(*images, guidance=pairs)
-        field = method.fit(problem, settings, Run())
+        field = fit_fast(problem, settings)
         found = Deformation(field.freeze(), problem.frame, problem.grid)
         errors[name] = [np.linalg.norm(found.map(at) - at - motion(at), axis=1) for at in (near, far)]
         assert np.linalg.det(found.jacobian(GRID.points().reshape(-1, 3)[::7]) + np.eye(3)).min() > 0
@@ -82,7 +89,7 @@ def test_a_wrong_pair_bends_little_where_the_images_tell() -> None:
     wrong = dataclasses.replace(pairs_at(np.zeros((1, 3))), moving=SHIFT[None] + [0, 0, 15.0])
     small = {"steps": (50, 25), "image_spacing": (11, 8), "node_spacing": (16, 12), "width": 64, "rate": 2e-3}
     problem = Problem(*images, guidance=wrong)
-    field = importlib.import_module("inrreg.methods.fast").fit(problem, preset("fast").settings.override(small), Run())
+    field = fit_fast(problem, preset("fast").settings.override(small))
     at = rng.uniform(-60, 60, (400, 3))
     found = Deformation(field.freeze(), problem.frame, problem.grid).map(at)
     errors, distance = np.linalg.norm(found - at - SHIFT, axis=1), np.linalg.norm(at, axis=1)

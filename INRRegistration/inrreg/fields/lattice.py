@@ -32,8 +32,8 @@ class LatticeGeometry:
     rotation: np.ndarray
 
     @classmethod
-    def covering(cls, grid: Grid, frame: Frame, spacing: float) -> LatticeGeometry:
-        """Nodes at most `spacing` mm apart over a grid's box, with the margin that the spline needs."""
+    def covering(cls, grid: Grid, frame: Frame, spacing: float | np.ndarray) -> LatticeGeometry:
+        """Nodes at most `spacing` mm apart, one or (3,), over a grid's box, with the margin that the spline needs."""
         steps = np.maximum(1, np.ceil(grid.extent / spacing - 1e-6)).astype(int)
         size = tuple(int(n) + 3 for n in steps)
         step = grid.extent / steps / frame.scale

@@ -1,4 +1,4 @@
-"""Two fields, each in a region of its own, as on both sides of a border at which organs slide."""
+"""Two fields, each in regions of its own: the sides of a border at which organs slide, or where each matches better."""
 
 from __future__ import annotations
 

@@ -52,6 +52,7 @@ PRESETS = (
         LddmmSettings(),
         "Zhang and Liang, INR-LDDMM: fluid-based medical image registration, 2023",
         "large diffeomorphic motion, with its inverse and its course in time; needs a GPU",
+        flow=True,
     ),
 )
 

@@ -52,6 +52,7 @@ PRESETS = (
         LddmmLightSettings(),
         "INRRegistration; after Zhang and Liang, INR-LDDMM, 2023",
         "a deformation that cannot fold, with its inverse and its course in time, without a GPU",
+        flow=True,
     ),
 )
 
