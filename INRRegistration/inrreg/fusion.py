@@ -111,7 +111,7 @@ def _choose(gain: Tensor, difference: Tensor, spacing: np.ndarray) -> Tensor:
     for step in range(1, STEPS + 1):
         gradient = _gradient(ahead, spacing)
         slope = slope + up * gradient
-        slope = slope * (seam / slope.norm(dim=0).clamp(min=1e-9)).clamp(max=1)
+        slope = slope * (seam / slope.square().sum(0).sqrt().clamp(min=1e-9)).clamp(max=1)
         steep = (steep + up * ((normal * gradient).sum(0) + limit)).clamp(max=0)
         before = weight
         weight = (weight + down * (gain - _adjoint(slope + normal * steep, spacing))).clamp(0, 1)
