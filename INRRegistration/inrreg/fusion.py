@@ -73,7 +73,7 @@ def fuse(field: Field, other: Field, problem: Problem) -> Sliding:
     gain = _matched(problem, whole, spacing, *fields) - BETTER
     if problem.guides is not None:
         gain += _guided(field, other, problem, whole, points)
-    difference = (fields[1] - fields[0]) * problem.frame.scale @ _axes(whole, points)
+    difference = (fields[1] - fields[0]) * problem.frame.scale @ points.new_tensor(whole.direction)
     weight = choose(gain, difference, whole.spacing)
     weight = F.pad(weight[None, None], (1,) * 6, mode="replicate")[0, 0, ..., None]
     geometry = LatticeGeometry.covering(problem.grid, problem.frame, apart)
@@ -162,17 +162,13 @@ def _guided(field: Field, other: Field, problem: Problem, whole: Grid, points: T
     start = problem.guides[0]
     gained = weights(field.dense(start), problem) - weights(other.dense(start), problem)
     reach = points.new_tensor(np.maximum(NEIGHBOURHOOD, whole.spacing / 2))  # else none would be near, between slices
+    along_axes = problem.frame.scale * points.new_tensor(whole.direction) / reach
     total = torch.zeros_like(points[..., 0])
     for point, gain in zip(start, gained, strict=True):
-        distance = ((points - point) * problem.frame.scale @ _axes(whole, points) / reach).norm(dim=-1)
+        distance = ((points - point) @ along_axes).norm(dim=-1)
         around = torch.exp(-(distance**2) / 2)
         total += gain * around / around.sum().clamp(min=1e-6)
     return total / float(np.prod(whole.spacing))
-
-
-def _axes(grid: Grid, like: Tensor) -> Tensor:
-    """Unit vectors of a grid's axes as columns, (3, 3)."""
-    return like.new_tensor(grid.direction)
 
 
 def _everywhere(field: Field, grid: Grid, frame: Frame, points: Tensor) -> Tensor:
