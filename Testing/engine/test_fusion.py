@@ -130,6 +130,18 @@ def test_each_field_is_taken_where_it_matches(masked: bool) -> None:
     assert share[looked & (i > 23)].max() < 0.05
 
 
+def test_thick_slices_are_told_apart() -> None:
+    grid = Grid((30, 24, 8), np.zeros(3), np.diag([4.0, 4.0, 12.0]))
+    points, upper = grid.points(), np.indices((8, 24, 30))[0] > 3
+    fixed = np.where(upper, texture(points + 8 * np.eye(3)[0]), texture(points))
+    problem = Problem(*(grid.image(values.astype(np.float32)) for values in (fixed, texture(points))))
+    fused = fuse(Constant(np.zeros(3)), Constant(np.array([8.0, 0, 0]) / problem.frame.scale), problem)
+    moved = fused.dense(torch.as_tensor(problem.frame.normalize(points.reshape(-1, 3)), dtype=torch.float32))
+    share = moved.numpy()[:, 0].reshape(upper.shape) * problem.frame.scale / 8
+    assert share[:3].max() < 0.05
+    assert share[5:, :, :18].min() > 0.95  # at its end the shift leaves the image
+
+
 def test_equal_fields_keep_the_first_exactly() -> None:
     problem = Problem(*shifted_where(np.zeros(GRID.size[::-1], bool)))
     first = Constant(np.array([0.1, 0, 0]))
